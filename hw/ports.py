@@ -1,0 +1,94 @@
+"""The ports between the blocks: feature memory accesses, commands to an engine, counters and errors from it."""
+
+from __future__ import annotations
+
+from amaranth import Shape, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.contract.commands import COMMAND_BYTES, COUNTERS, Engine, Opcode, fields
+from hw.contract.config import Config
+
+#: Cycles from an accepted read request of the feature memory to its data.
+READ_LATENCY = 2
+
+
+def command_layout(opcode: Opcode) -> data.StructLayout:
+    """A command's fields as a view on its COMMAND_BYTES * 8 bits."""
+    layout = {field.name: Shape(field.bits, field.signed) for field in fields(opcode)}
+    layout["unused"] = unsigned(COMMAND_BYTES * 8 - sum(field.bits for field in fields(opcode)))
+    return data.StructLayout(layout)
+
+
+def word_address_bits(config: Config) -> int:
+    """Bits of a feature memory word address."""
+    return (config.feature_words - 1).bit_length()
+
+
+class ReadPort(wiring.Signature):
+    """Seen from the reader: requests out, data back in order, READ_LATENCY cycles after each accepted request.
+
+    Members
+    -------
+    request : word address. The memory may delay it (`ready`) when another port uses the bank.
+    data_valid, data : no back-pressure: a reader asks only for what it has room for.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(unsigned(word_address_bits(config)))),
+            "data_valid": In(1),
+            "data": In(8 * config.lanes),
+        })
+
+
+class ByteReadPort(wiring.Signature):
+    """Like ReadPort, but L bytes from any byte address: two neighbouring words at once and a shift."""
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(unsigned((config.feature_bytes - 1).bit_length()))),
+            "data_valid": In(1),
+            "data": In(8 * config.lanes),
+        })
+
+
+class WritePort(wiring.Signature):
+    """Seen from the writer: a word and its address. A read accepted in a later cycle sees it."""
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(data.StructLayout({
+                "address": unsigned(word_address_bits(config)),
+                "data": unsigned(8 * config.lanes),
+            }))),
+        })
+
+
+#: An error that stops the program: `valid` for at least one cycle, with the code and what it was about.
+ERROR_LAYOUT = data.StructLayout({"valid": 1, "code": 8, "address": 32})
+
+
+def counters_layout(engine: Engine) -> data.StructLayout:
+    """An engine's counters, 32 bits each, in the order of the record."""
+    return data.StructLayout({name: unsigned(32) for name, _doc in COUNTERS[engine]})
+
+
+class EnginePort(wiring.Signature):
+    """Seen from the engine: one command at a time.
+
+    Members
+    -------
+    command : the sequencer offers a command when its tokens are there. Its payload is stable from `valid`
+        on; the engine works on it and answers `ready` for one cycle when the command is complete, that is
+        when its last write has been accepted by the memory.
+    counters : the command's counters, right in the cycle of `ready`.
+    error : something went wrong; the sequencer then stops everything.
+    """
+
+    def __init__(self, engine: Engine):
+        super().__init__({
+            "command": In(stream.Signature(unsigned(COMMAND_BYTES * 8))),
+            "counters": Out(counters_layout(engine)),
+            "error": Out(ERROR_LAYOUT),
+        })

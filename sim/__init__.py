@@ -1,0 +1,1 @@
+"""Golden model, cycle model, and the one file that knows simulators."""

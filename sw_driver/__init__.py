@@ -1,0 +1,1 @@
+"""The driver: model file -> layer graph -> program image -> device -> result."""
