@@ -1,0 +1,1 @@
+"""TFLite files: reading them into the layer graph, checking what is supported, writing them."""
