@@ -1,0 +1,57 @@
+# Everything runs in .venv, which .ci/environment makes from the pins: nothing is installed outside this folder.
+PYTHON ?=
+PYTEST_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := pyproject.toml requirements.lock .ci/environment
+
+export PYTHON
+
+.PHONY: help demo test bench lint docs lock clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo       run a real int8 network on the RTL, checked against TFLite Micro'
+	@echo 'make test       run the tests'
+	@echo 'make bench      measure what the README states'
+	@echo 'make lint       ruff and pyright'
+	@echo 'make docs       write the generated pages of docs/ anew'
+	@echo 'make clean      remove built simulators and caches;  make distclean: and .venv'
+
+# One stamp for each set of extras; installing one keeps the others.
+$(VENV)/.installed: $(PINS)
+	@.ci/environment
+	@touch $@
+
+$(VENV)/.installed-%: $(PINS)
+	@.ci/environment $*
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(BIN)/lacuna doctor --quiet
+	@$(BIN)/lacuna run models/digits.tflite --input models/digits --preset large --device rtl
+
+test: $(VENV)/.installed-test
+	@$(BIN)/lacuna doctor --quiet
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+bench: $(VENV)/.installed-bench
+	@$(BIN)/lacuna doctor --quiet
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+docs: $(VENV)/.installed
+	@$(BIN)/python docs/generate.py
+
+lock:
+	@.ci/lock
+
+clean:
+	rm -rf build sim_build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
