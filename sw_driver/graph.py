@@ -16,6 +16,10 @@ NUMPY_TYPES: dict[str, np.dtype] = {
 }
 
 
+class ModelError(ValueError):
+    """A model file that can't be read, is damaged, or isn't consistent in itself."""
+
+
 @dataclasses.dataclass
 class Tensor:
     """One tensor: an array known beforehand (`data`), or one that a run supplies or computes.
@@ -29,7 +33,9 @@ class Tensor:
     scales : float32 [n]; n is 0 (not quantised), 1 (per tensor) or shape[quantised_dimension] (per channel).
     zero_points : int64 [n]; real value = scale * (stored value - zero point).
     quantised_dimension : the dimension that `scales` go along when there is more than one.
-    data : array of `shape` and `dtype` for a constant, None for every other tensor.
+    data : array of `shape` and `dtype` for a constant (its raw bytes as uint8 where NumPy has no such type),
+        None for every other tensor.
+    variable : whether it keeps its value from run to run.
     """
 
     index: int
@@ -40,6 +46,7 @@ class Tensor:
     zero_points: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     quantised_dimension: int = 0
     data: np.ndarray | None = None
+    variable: bool = False
 
     @property
     def constant(self) -> bool:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sw_driver.graph import NUMPY_TYPES
+from sw_driver.tflite.consistency import output_size
 from sw_driver.tflite.schema import (
     ACTIVATIONS,
     FILE_IDENTIFIER,
@@ -47,13 +48,6 @@ _VERSIONS: Mapping[str, int] = {
 _BUFFER_ALIGNMENT = 16
 
 Pair = int | tuple[int, int]
-
-
-def output_size(size: int, window: int, stride: int, dilation: int, padding: str) -> int:
-    """Output rows or columns of a convolution or pooling (TFLite's ComputeOutSize)."""
-    if padding == "SAME":
-        return -(-size // stride)
-    return -(-(size - (window - 1) * dilation) // stride)
 
 
 class TfliteBuilder:
