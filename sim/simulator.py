@@ -304,8 +304,7 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
 
     control = visible_signals(signals if signals is not None else {top: ["*"]})
     command = _verilator_command(top, main, vpi, waves, parameters or {}, defines or {}, includes)
-    compiler = _run_text(["g++", "-dumpfullversion", "-dumpmachine"]) if shutil.which("g++") else ""
-    key = digest(*common, control, command, compiler, *([main] if main else []))
+    key = digest(*common, control, command, _compiler(), *([main] if main else []))
 
     def make(directory: Path) -> None:
         require_build_tools()
@@ -313,6 +312,13 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
 
     directory, cached = cached_directory("simulators", f"verilator-{top}-{key}", make)
     return Simulation(simulator, version, top, (str(directory / "simulation"),), directory, cached)
+
+
+def _compiler() -> str:
+    """Version and target of the C++ compiler: part of the key of everything compiled. Empty where there is none."""
+    if not shutil.which("g++"):
+        return ""
+    return _run_text(["g++", "-dumpfullversion"]) + _run_text(["g++", "-dumpmachine"])
 
 
 def _verilator_command(top: str, main: Path | None, vpi: bool, waves: bool, parameters: Mapping[str, int],
@@ -353,7 +359,13 @@ def _make_verilator(directory: Path, command: Sequence[str], sources: Sequence[P
     env = {**os.environ, "VERILATOR_ROOT": str(root)}
     run_logged([root / "bin" / "verilator_bin", *command, "-Mdir", objects, objects / "visible.vlt", *sources],
                log, env=env, what="Verilator")
-    total = len(list(objects.glob("*.cpp"))) + 8
+    timing = re.search(r"^VM_TIMING *= *(\d)", (objects / "Vtop_classes.mk").read_text(), re.MULTILINE)
+    runtime = build_root() / "runtime" / digest(_BUILD_VERSION, version_of("verilator"), _compiler(), waves,
+                                                timing and timing[1])
+    for path in runtime.glob("*.o"):
+        shutil.copyfile(path, objects / path.name)
+    parallel = "VM_PARALLEL_BUILDS = 1" in (objects / "Vtop_classes.mk").read_text()
+    total = (len(list(objects.glob("*.cpp"))) + 2 if parallel else 2) + (0 if runtime.exists() else 6)
     compiled = 0
 
     def line(text: str) -> None:
@@ -362,7 +374,7 @@ def _make_verilator(directory: Path, command: Sequence[str], sources: Sequence[P
             compiled += 1
             report(f"Compiling the simulator: file {compiled} of about {max(total, compiled)}")
 
-    # The runtime library counts too: VPI and scheduler are on the path of every event.
+    # OPT_GLOBAL is for the runtime library: VPI and scheduler are on the path of every event.
     variables = {**_MAKE_VARIABLES, "PYTHON3": sys.executable, "OPT_FAST": "-O2", "OPT_GLOBAL": "-O2",
                  "OPT_SLOW": "-O0", "VERILATOR_ROOT": str(root)}
     run_logged(["make", f"-j{os.cpu_count() or 1}", "-C", objects, "-f", "Vtop.mk",
@@ -370,6 +382,11 @@ def _make_verilator(directory: Path, command: Sequence[str], sources: Sequence[P
                log, env={key: value for key, value in env.items() if key not in ("MAKEFLAGS", "MAKELEVEL")},
                line=line, what="Compiling the simulator")
     (objects / "simulation").rename(directory / "simulation")
+    # Verilator's runtime library is the same for every design: keep its objects for the next build.
+    runtime.mkdir(parents=True, exist_ok=True)
+    for path in objects.glob("verilated*.o"):
+        if not (runtime / path.name).exists():
+            path.rename(runtime / path.name)
     shutil.rmtree(objects)
 
 
