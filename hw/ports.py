@@ -25,6 +25,13 @@ def word_address_bits(config: Config) -> int:
     return (config.feature_words - 1).bit_length()
 
 
+class MemoryRead(wiring.Signature):
+    """A read of a private memory, seen from the reader: data comes in the cycle after the address."""
+
+    def __init__(self, depth: int, data_bits: int):
+        super().__init__({"address": Out(max(1, (depth - 1).bit_length())), "data": In(data_bits)})
+
+
 class ReadPort(wiring.Signature):
     """Seen from the reader: requests out, data back in order, READ_LATENCY cycles after each accepted request.
 

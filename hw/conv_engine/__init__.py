@@ -1,0 +1,1 @@
+"""The conv engine: pixel walker -> activation fetch and tile loader -> rows -> drain."""
