@@ -1,0 +1,180 @@
+"""Proof that a program's result does not depend on timing: every two accesses that conflict are ordered.
+
+Works on the commands alone, for every mask: a gated command counts as if all its pixels were active. On chip
+it is exact to the memory entry; in the windows, to the byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
+from hw.contract.config import Config
+from hw.contract.registers import Window
+from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
+from sim.golden.memory import entry_bytes, entry_count
+from sim.tokens import Command, ProgramError, clocks
+
+Indices = NDArray[np.int64]
+
+
+class HazardError(ProgramError):
+    """Two commands touch the same memory in an order that the tokens do not settle, or one overwrites its own input."""
+
+
+@dataclasses.dataclass
+class _Accesses:
+    """Entries read and written on chip, per memory, and in windows: (window, first byte, end)."""
+
+    reads: dict[Space, Indices] = dataclasses.field(default_factory=dict)
+    writes: dict[Space, Indices] = dataclasses.field(default_factory=dict)
+    window_read: tuple[int, int, int] | None = None
+    window_write: tuple[int, int, int] | None = None
+
+
+def _ring(first: int, count: int, size: int) -> Indices:
+    return (first + np.arange(min(count, size))) % size
+
+
+def _transfer(command: Command, config: Config) -> _Accesses:
+    values = command.values
+    space = Space(values["space"])
+    entries = _ring(values["address"], values["length"] // entry_bytes(config, space), entry_count(config, space))
+    window = values["window"], values["offset"], values["offset"] + values["length"]
+    if command.opcode is Opcode.LOAD:
+        return _Accesses(writes={space: entries}, window_read=window)
+    return _Accesses(reads={space: entries}, window_write=window)
+
+
+def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
+    values, words = command.values, config.feature_words
+    y, x = all_pixels(values)
+    output = output_words(values, y, x, words)
+    if np.unique(output).size != output.size:
+        raise HazardError(f"{command} writes some feature memory word twice: output strides "
+                          f"{values['output_row_stride']} and {values['output_pixel_stride']} for "
+                          f"{values['output_width']} pixels of {values['output_blocks']} blocks")
+    reads: dict[Space, Indices] = {}
+    inputs = np.empty(0, dtype=np.int64)
+    if command.opcode is not Opcode.ADD:
+        blocks = values["input_blocks" if command.opcode is Opcode.CONV else "output_blocks"]
+        inputs = input_words(values, blocks, words, config.lanes)
+        own = np.intersect1d(inputs, output)
+        if own.size:
+            raise HazardError(f"{command} overwrites feature memory word {own[0]}, which it also reads as input")
+    in_place = [name for name in ("a", "b") if f"{name}_base" in values
+                and (command.opcode is Opcode.ADD or values["flags"] & Flag.ADD)]
+    parts = [inputs]
+    for name in in_place:
+        operand = operand_words(values, name, y, x, words)
+        if not np.array_equal(operand, output) and np.intersect1d(operand, output).size:
+            raise HazardError(f"{command} overwrites words of its operand {name} that belong to other pixels")
+        parts.append(operand.reshape(-1))
+    reads[Space.FEATURE] = np.unique(np.concatenate(parts))
+    if values["flags"] & Flag.GATED:
+        reads[Space.MASK] = mask_words(values, config.mask_words).reshape(-1)
+    if command.opcode is Opcode.CONV:
+        tiles = values["kernel_height"] * values["kernel_width"] * values["input_blocks"] * values["output_blocks"]
+        maps = _ring(values["map_base"], tiles, config.weight_maps)
+        reads[Space.MAP] = np.unique(maps // config.maps_per_entry)
+        reads[Space.PARAMETER] = _ring(
+            values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
+            config.parameter_entries)
+        reads[Space.WEIGHT] = _ring(values["weight_base"], weight_words, config.weight_words)
+    return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)})
+
+
+class _Weights:
+    """Rows per tile as the LOAD commands leave them, so that the words that a CONV reads are known.
+
+    Maps that do not come from window IMAGE are taken for full ones.
+    """
+
+    def __init__(self, config: Config, image: bytes):
+        self.config, self.image = config, image
+        self.rows = np.zeros(config.weight_maps, dtype=np.int64)
+
+    def load(self, command: Command) -> None:
+        values = command.values
+        if values["space"] != Space.MAP:
+            return
+        count = values["length"] * 8 // self.config.lanes
+        maps = (values["address"] * self.config.maps_per_entry + np.arange(count)) % self.config.weight_maps
+        if values["window"] == Window.IMAGE:
+            data = np.frombuffer(self.image, np.uint8)[values["offset"] : values["offset"] + values["length"]]
+            self.rows[maps] = np.unpackbits(data, bitorder="little").reshape(count, -1).sum(axis=1)
+        else:
+            self.rows[maps] = self.config.lanes
+
+    def words(self, command: Command) -> int:
+        values = command.values
+        tiles = values["kernel_height"] * values["kernel_width"] * values["input_blocks"] * values["output_blocks"]
+        rows = self.rows[(values["map_base"] + np.arange(tiles)) % self.config.weight_maps]
+        return int(((rows + 1) // 2).sum())
+
+
+class _LastAccess:
+    """Per engine, the last position in the program that read or wrote each entry; -1: none."""
+
+    def __init__(self, size: int):
+        self.reads = {engine: np.full(size, -1, dtype=np.int64) for engine in Engine}
+        self.writes = {engine: np.full(size, -1, dtype=np.int64) for engine in Engine}
+
+
+def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> None:
+    """Raise HazardError unless all conflicting accesses of different engines are ordered by tokens.
+
+    `commands` come from `read_program` and passed `limits.check`; `image` is the content of window IMAGE, from
+    which the row maps are read. Names the later command, the earlier one, the memory and the entries. Raises
+    TokenError where a command waits for tokens that do not come.
+    """
+    known = clocks(commands)
+    memory = {space: _LastAccess(entry_count(config, space)) for space in Space}
+    windows: list[tuple[int, bool, tuple[int, int, int]]] = []
+    weights = _Weights(config, image)
+
+    def conflict(i: int, earlier: int, kind: str, where: str) -> HazardError:
+        return HazardError(f"{commands[i]} {kind} of {commands[earlier]} on {where}, and no token puts one after "
+                           "the other")
+
+    for i, command in enumerate(commands):
+        if ENGINE_OF[command.opcode] in (Engine.LOAD, Engine.STORE):
+            accesses = _transfer(command, config)
+            if command.opcode is Opcode.LOAD:
+                weights.load(command)
+        else:
+            words = weights.words(command) if command.opcode is Opcode.CONV else 0
+            accesses = _compute(command, config, words)
+        for kind, entries_of, against in (
+            ("may read before the write", accesses.reads, ("writes",)),
+            ("may write before the write", accesses.writes, ("writes",)),
+            ("may write before the read", accesses.writes, ("reads",)),
+        ):
+            for space, entries in entries_of.items():
+                for engine in set(Engine) - {command.engine}:
+                    last = getattr(memory[space], against[0])[engine][entries]
+                    late = last > known[i][engine]
+                    if late.any():
+                        first = int(np.argmax(late))
+                        same = entries[last == last[first]]
+                        raise conflict(i, int(last[first]), kind,
+                                       f"{space.name.lower()} memory, entries {same.min()} to {same.max()}")
+        for space, entries in accesses.reads.items():
+            memory[space].reads[command.engine][entries] = i
+        for space, entries in accesses.writes.items():
+            memory[space].writes[command.engine][entries] = i
+        for writing, window in ((False, accesses.window_read), (True, accesses.window_write)):
+            if window is None:
+                continue
+            for j, other_writing, other in windows:
+                engine = commands[j].engine
+                overlap = other[0] == window[0] and other[1] < window[2] and window[1] < other[2]
+                if overlap and (writing or other_writing) and engine != command.engine and j > known[i][engine]:
+                    raise conflict(i, j, "may access before the access",
+                                   f"window {window[0]}, bytes {max(window[1], other[1])} to "
+                                   f"{min(window[2], other[2]) - 1}")
+            windows.append((i, writing, window))

@@ -1,0 +1,77 @@
+"""What a command's fields may hold. The device answers BAD_COMMAND to anything else, before it does any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hw.contract.commands import Flag, Opcode, Space
+from hw.contract.config import KERNEL_MAX, WINDOWS, Config
+from hw.contract.registers import Error
+from sim.golden.memory import DeviceError, entry_bytes
+
+
+def _require(opcode: Opcode, values: Mapping[str, int], field: str, low: int, high: int | None = None) -> None:
+    value = values[field]
+    if value < low or (high is not None and value > high):
+        limit = f"at least {low}" if high is None else f"{low} to {high}" if low != high else f"{low}"
+        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: {field} must be {limit}, not {value}")
+
+
+def _transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
+    _require(opcode, values, "window", 0, WINDOWS - 1)
+    _require(opcode, values, "space", 0, Space.FEATURE if opcode is Opcode.STORE else max(Space))
+    _require(opcode, values, "length", 8)
+    for field, unit in (("offset", 8), ("length", 8), ("length", entry_bytes(config, Space(values["space"])))):
+        if values[field] % unit:
+            raise DeviceError(Error.BAD_COMMAND,
+                              f"{opcode.name}: {field} must be a multiple of {unit}, not {values[field]}")
+
+
+def _output(opcode: Opcode, values: Mapping[str, int]) -> None:
+    for field in ("output_rows", "output_width", "output_blocks"):
+        _require(opcode, values, field, 1)
+
+
+def _window(opcode: Opcode, values: Mapping[str, int]) -> None:
+    for field in ("input_height", "input_width", "stride_y", "stride_x"):
+        _require(opcode, values, field, 1)
+
+
+def _convolution(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
+    packed = bool(values["flags"] & Flag.PACKED)
+    _window(opcode, values)
+    _require(opcode, values, "kernel_height", 1, KERNEL_MAX)
+    _require(opcode, values, "kernel_width", 1, 1 if packed else KERNEL_MAX)
+    for field in ("dilation_y", "dilation_x", "input_blocks"):
+        _require(opcode, values, field, 1)
+    _require(opcode, values, "last_lanes", 1 if packed else config.lanes, config.lanes)
+    _require(opcode, values, "unrolling", 0, config.rows.bit_length() - 1)
+    if packed:
+        _require(opcode, values, "pad_top", 0, 0)
+        _require(opcode, values, "pad_left", 0, 0)
+    _output(opcode, values)
+
+
+def _pool(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
+    _window(opcode, values)
+    for field in ("kernel_height", "kernel_width"):
+        _require(opcode, values, field, 1)
+    for field in ("dilation_y", "dilation_x"):
+        _require(opcode, values, field, 1, 1)
+    area = values["kernel_height"] * values["kernel_width"]
+    if area > config.pool_area:
+        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: kernel_height x kernel_width must be at most "
+                                             f"{config.pool_area}, not {area}")
+    _output(opcode, values)
+
+
+def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
+    """Raise DeviceError(BAD_COMMAND) that names the field, its value and its limit."""
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        _transfer(opcode, values, config)
+    elif opcode is Opcode.CONV:
+        _convolution(opcode, values, config)
+    elif opcode is Opcode.ADD:
+        _output(opcode, values)
+    elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL):
+        _pool(opcode, values, config)

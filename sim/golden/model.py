@@ -1,0 +1,142 @@
+"""The device in NumPy: runs a program image command by command and counts what the device counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
+from hw.contract.config import FORMAT_VERSION, Config
+from hw.contract.registers import Error, Window
+from sim import cycle_model
+from sim.golden import conv, limits, vector
+from sim.golden.memory import DeviceError, External, OnChip, Windows
+from sim.tokens import WAIT_FIELD, Command
+
+
+def take_tokens(command: Command, tokens: dict[tuple[Engine, Engine], int]) -> None:
+    """Take the tokens that a command waits for. Raises DeviceError(WATCHDOG) where they can never come."""
+    for producer in Engine:
+        pair, count = (producer, command.engine), command.values[WAIT_FIELD[producer]]
+        if tokens[pair] < count:
+            raise DeviceError(Error.WATCHDOG, f"{command.opcode.name} waits for {count} token(s) from the "
+                                              f"{producer.name.lower()} engine, {tokens[pair]} can come")
+        tokens[pair] -= count
+
+
+def give_tokens(command: Command, tokens: dict[tuple[Engine, Engine], int]) -> None:
+    """Add the tokens that a complete command signals."""
+    for consumer in Engine:
+        tokens[command.engine, consumer] += command.values["signal"] >> consumer & 1
+
+
+@dataclasses.dataclass
+class Executed:
+    """A command that was executed: its exact counters, and the cycles that the cycle model gives it."""
+
+    command: Command
+    counters: dict[str, int]
+    cycles: int
+
+
+@dataclasses.dataclass
+class Run:
+    """A program's run: the commands executed, in program order, and the error that ended it, if one did.
+
+    error, error_command, error_address : as the registers hold them. error_text : for people.
+    """
+
+    executed: list[Executed] = dataclasses.field(default_factory=list)
+    error: Error = Error.NONE
+    error_command: int = 0
+    error_address: int = 0
+    error_text: str = ""
+
+
+class Golden:
+    """The golden model of a device.
+
+    Parameters
+    ----------
+    config : the device's sizes.
+    external : external memory behind the windows.
+    timing : whether `Executed.cycles` of a convolution follows from its activations (slower) or from its shape.
+
+    Members
+    -------
+    memory : the on-chip memories, as they are after the last command.
+    windows : the address windows; they deny everything until they are set.
+    """
+
+    def __init__(self, config: Config, external: External, *, timing: bool = True):
+        self.config = config
+        self.timing = timing
+        self.memory = OnChip(config)
+        self.windows = Windows(external)
+
+    def run(self, program: int = 0, observe: Callable[[Executed], None] | None = None) -> Run:
+        """Execute the program at offset `program` of window IMAGE, in program order.
+
+        `observe` is called after every command, with the memories in the state that it left.
+        """
+        run = Run()
+        index = 0
+        tokens = {(producer, consumer): 0 for producer in Engine for consumer in Engine}
+        try:
+            self._begin(*self._fetch(program, 0))
+            while True:
+                index += 1
+                opcode, values = self._fetch(program, index)
+                if opcode is Opcode.END:
+                    return run
+                if opcode is Opcode.BEGIN:
+                    raise DeviceError(Error.BAD_OPCODE, "BEGIN after the start")
+                limits.check(opcode, values, self.config)
+                command = Command(index, opcode, values)
+                take_tokens(command, tokens)
+                executed = self._execute(command)
+                give_tokens(command, tokens)
+                run.executed.append(executed)
+                if observe is not None:
+                    observe(executed)
+        except DeviceError as error:
+            run.error, run.error_address = error.code, error.address
+            run.error_command, run.error_text = index, f"Command {index}: {error}"
+            return run
+
+    def _fetch(self, program: int, index: int) -> tuple[Opcode, dict[str, int]]:
+        data = self.windows.read(Window.IMAGE, program + index * COMMAND_BYTES, COMMAND_BYTES)
+        try:
+            return decode(data.tobytes())
+        except CommandError as error:
+            raise DeviceError(Error.BAD_OPCODE if index else Error.BAD_IMAGE, str(error)) from None
+
+    def _begin(self, opcode: Opcode, values: dict[str, int]) -> None:
+        if opcode is not Opcode.BEGIN or values["magic"] != MAGIC:
+            raise DeviceError(Error.BAD_IMAGE, "the program does not start with BEGIN and MAGIC")
+        if values["format_version"] != FORMAT_VERSION:
+            raise DeviceError(Error.WRONG_FORMAT, f"format version {values['format_version']}, not {FORMAT_VERSION}")
+        if values["config_hash"] != self.config.hash:
+            raise DeviceError(Error.WRONG_CONFIG, f"built for configuration {values['config_hash']:#010x}, this is "
+                                                  f"{self.config.hash:#010x} ({self.config.name})")
+
+    def _execute(self, command: Command) -> Executed:
+        opcode, values = command.opcode, command.values
+        if opcode is Opcode.CONV:
+            done = conv.run(values, self.memory, self.config)
+            cycles = (cycle_model.convolution(done.work, self.config) if self.timing
+                      else cycle_model.expected_command(opcode, values, self.config))
+            return Executed(command, done.counters, cycles)
+        if command.engine is Engine.VECTOR:
+            counters = (vector.add(values, self.memory, self.config) if opcode is Opcode.ADD
+                        else vector.pool(opcode, values, self.memory, self.config))
+            return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
+        space, length = Space(values["space"]), values["length"]
+        if opcode is Opcode.LOAD:
+            data = self.windows.read(values["window"], values["offset"], length)
+            self.memory.write(space, values["address"], data)
+        else:
+            data = self.memory.read(space, values["address"], length)
+            self.windows.write(values["window"], values["offset"], data)
+        beats = length // 8
+        return Executed(command, {"beats": beats}, cycle_model.transfer(opcode, beats))
