@@ -1,0 +1,111 @@
+"""`lacuna check`: what in a model runs where, what doesn't and why. Nothing is built and no device is opened."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hw.contract.config import preset
+from hw.contract.image import Layer, Program
+from sw_driver.command_line.options import add_json, add_preset
+from sw_driver.command_line.output import require_writable, write_json
+from sw_driver.compiler import compile_graph
+from sw_driver.compiler.errors import CompileError
+from sw_driver.graph import Graph, Operator
+from sw_driver.tflite.reader import load_graph
+from sw_driver.tflite.support import check
+
+#: Engines of layers, for people.
+ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser's subcommands."""
+    parser = commands.add_parser("check", help="what in a model runs where, what doesn't and why",
+                                 description="Say for every operator of a model where it would run, and everything "
+                                             "that can't run, with limit and remedy. Exit status 1 if there is any.")
+    parser.add_argument("model", metavar="MODEL", help="int8 TFLite file")
+    add_preset(parser)
+    add_json(parser, "the findings")
+    parser.set_defaults(handler=handle)
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Print the operators and the problems."""
+    require_writable(options.json)
+    config = preset(options.preset)
+    graph = load_graph(options.model)
+    problems = check(graph, config)
+    program, misfit = None, None
+    if not problems:
+        try:
+            program = compile_graph(graph, config, name=options.model)
+        except CompileError as error:
+            misfit = str(error)
+    refused = {problem.index for problem in problems}
+
+    places = {operator.index: "can't run" if operator.index in refused else _place(graph, operator, program)
+              for operator in graph.operators}
+    if options.json is not None:
+        write_json(options.json, {
+            "model": options.model,
+            "preset": options.preset,
+            "runs": program is not None,
+            "operators": [{"index": operator.index, "op": operator.op, "name": operator.name,
+                           "place": places[operator.index]} for operator in graph.operators],
+            "problems": [dataclasses.asdict(problem) for problem in problems],
+            "misfit": misfit,
+        })
+    console = Console()
+    table = Table("#", "operator", "name", "output", "where", box=None, pad_edge=False, header_style="bold")
+    for operator in graph.operators:
+        shape = "x".join(str(size) for size in graph.tensors[operator.outputs[0]].shape)
+        place = f"[red]{places[operator.index]}[/]" if operator.index in refused else places[operator.index]
+        table.add_row(str(operator.index), operator.op, escape(_shortened(operator.name)), shape, place)
+    console.print(table)
+
+    for problem in problems:
+        print(problem)
+    if misfit is not None:
+        print(misfit)
+    if program is None:
+        print(f"{options.model} can't run on preset {options.preset}: {len(problems) or 1} to mend, listed above")
+        return 1
+    print(f"{options.model} runs on preset {options.preset}: {len(program.layers)} layers, "
+          f"{sum(layer.macs for layer in program.layers):,} multiply-accumulates, program image of "
+          f"{len(program.image):,} bytes")
+    return 0
+
+
+def _place(graph: Graph, operator: Operator, program: Program | None) -> str:
+    """Where an operator runs: its engine, or the layer that it is part of."""
+    if program is None:
+        return "supported"
+    layer = _layer_of(graph, operator, {layer.output: layer for layer in program.layers})
+    if layer is None:
+        return "no work: another view of its input"
+    where = ENGINES[layer.engine]
+    return where if layer.output in operator.outputs else f"{where}, as part of {_shortened(layer.name)}"
+
+
+def _layer_of(graph: Graph, operator: Operator, layers: dict[int, Layer]) -> Layer | None:
+    """The layer that makes the operator's output, or into which it is fused: the next one downstream with its op."""
+    index = operator.outputs[0]
+    while index not in layers:
+        consumers = graph.consumers(index)
+        if len(consumers) != 1:
+            return None
+        index = consumers[0].outputs[0]
+    layer = layers[index]
+    return layer if operator.op in layer.op.split("+") else None
+
+
+def _shortened(name: str, limit: int = 40) -> str:
+    """The end of a long tensor name: converters put scopes in front and lists of fused names behind."""
+    first = name.split(";")[0]
+    return first if len(first) <= limit else "…" + first[-(limit - 1):]

@@ -1,0 +1,47 @@
+"""`lacuna compile`: a model becomes a program image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sw_driver.command_line.options import add_json, add_preset
+from sw_driver.command_line.output import require_writable, write_file, write_json
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser's subcommands."""
+    parser = commands.add_parser("compile", help="compile a model for a preset",
+                                 description="Compile a TFLite model into a program image for one preset.")
+    parser.add_argument("model", metavar="MODEL", help="int8 TFLite file")
+    add_preset(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.lacuna", help="program image to write")
+    add_json(parser, "what the compiler did")
+    parser.set_defaults(handler=handle)
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Compile, write, say what was written."""
+    import lacuna
+
+    require_writable(options.output)
+    require_writable(options.json)
+    program = lacuna.compile(options.model, preset=options.preset)
+    data = program.to_bytes()
+    write_file(options.output, data)
+    if options.json is not None:
+        write_json(options.json, {
+            "model": options.model,
+            "preset": options.preset,
+            "config_hash": program.config_hash,
+            "file_bytes": len(data),
+            "image_bytes": len(program.image),
+            "commands": program.command_count,
+            "layers": [{"name": layer.name, "op": layer.op, "engine": layer.engine, "shape": layer.shape,
+                        "macs": layer.macs, "commands": len(layer.commands)} for layer in program.layers],
+            "report": program.report,
+        })
+    print(f"{options.output}: {len(data):,} bytes, {program.command_count} commands, {len(program.layers)} layers, "
+          f"for preset {options.preset}")
+    return 0

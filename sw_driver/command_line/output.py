@@ -1,0 +1,55 @@
+"""Files that commands write: complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sw_driver.command_line.failure import Failure
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one step: a reader sees the old file or the new one. Raises Failure."""
+    if path.is_dir():
+        raise Failure(f"{path} can't be written: it is a directory")
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise Failure(f"{path} can't be written: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        raise Failure(f"{path} can't be written: {error.strerror}") from None
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, in one step. Raises Failure."""
+    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def require_writable(path: Path | None) -> None:
+    """Raise Failure now if `path` could not be written later, before work is spent on what goes there."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise Failure(f"{path} can't be written: it is a directory")
+    if not path.parent.is_dir():
+        raise Failure(f"{path} can't be written: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise Failure(f"{path} can't be written: no permission to write in {path.parent}")
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

@@ -1,0 +1,2 @@
+"""check placeholder"""
+def add_command(c): pass

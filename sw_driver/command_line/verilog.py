@@ -1,0 +1,37 @@
+"""`lacuna verilog`: the hardware as Verilog. Amaranth runs in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sw_driver.command_line.failure import Failure
+from sw_driver.command_line.options import add_preset
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser's subcommands."""
+    parser = commands.add_parser("verilog", help="write the hardware as Verilog",
+                                 description="Write the hardware of a preset as Verilog, with a manifest of its sizes.")
+    add_preset(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write into; made if needed")
+    parser.set_defaults(handler=handle)
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Write the files. Raises Failure with what the generator said."""
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"{options.out} can't be made a directory: {error.strerror}") from None
+    command = [sys.executable, "-m", "hw.verilog", "--preset", options.preset, "--out", str(options.out)]
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
+        raise Failure(f"the Verilog of {options.preset} could not be written: {lines[-1]}")
+    for path in sorted(options.out.iterdir()):
+        print(path)
+    return 0
