@@ -48,6 +48,10 @@ class FeatureMemory(wiring.Component):
         word = {name: In(ReadPort(config)) for name in (*self.word_readers, *self.late_word_readers)}
         byte = {name: In(ByteReadPort(config)) for name in self.byte_readers}
         write = {name: In(WritePort(config)) for name in self.writers}
+        self.memories = [
+            Memory(shape=unsigned(8 * config.lanes), depth=config.feature_words // config.feature_banks, init=[])
+            for _ in range(config.feature_banks)
+        ]
         super().__init__({**word, **byte, **write})
 
     def elaborate(self, platform):
@@ -58,8 +62,7 @@ class FeatureMemory(wiring.Component):
         address_bits = word_address_bits(config)
 
         memories = []
-        for i in range(banks):
-            memory = Memory(shape=unsigned(8 * lanes), depth=config.feature_words // banks, init=[])
+        for i, memory in enumerate(self.memories):
             m.submodules[f"bank_{i}"] = memory
             memories.append((memory.read_port(), memory.write_port()))
 

@@ -32,6 +32,15 @@ class MemoryRead(wiring.Signature):
         super().__init__({"address": Out(max(1, (depth - 1).bit_length())), "data": In(data_bits)})
 
 
+class MemoryWrite(wiring.Signature):
+    """A write of a whole entry of a private memory, seen from the writer; never delayed."""
+
+    def __init__(self, depth: int, data_bits: int):
+        super().__init__({
+            "enable": Out(1), "address": Out(max(1, (depth - 1).bit_length())), "data": Out(data_bits),
+        })
+
+
 class ReadPort(wiring.Signature):
     """Seen from the reader: requests out, data back in order, READ_LATENCY cycles after each accepted request.
 

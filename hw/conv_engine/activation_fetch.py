@@ -193,8 +193,7 @@ class ActivationFetch(wiring.Component):
                 y.eq(start_1.y + step_1.dy),
                 x.eq(start_1.x + step_1.dx),
                 position.eq(start_1.address + step_1.offset),
-                inside.eq(tag_1.fetch & (self.packed | (
-                    (y >= 0) & (y < self.input_height) & (x >= 0) & (x < self.input_width)))),
+                inside.eq(tag_1.fetch & (y >= 0) & (y < self.input_height) & (x >= 0) & (x < self.input_width)),
                 useful.eq(busy_1 & tag_1.exists & (inside | tag_1.tile_last)),
             ]
             waiting = Signal(name=f"waiting_{i}")  # stage 2 holds a word that has not gone yet

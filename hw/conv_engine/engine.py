@@ -94,7 +94,7 @@ class ConvEngine(wiring.Component):
             (kernel_positions, command.input_blocks, [steps.eq(product)]),
             (first_y, command.input_row_stride, [first_offset.eq(product)]),
         ]
-        setup_step = Signal(range(len(products) + 2))
+        setup_step = Signal(range(len(products) + 3))
         factor_a, factor_b = Signal(signed(18)), Signal(signed(18))
         m.d.sync += product.eq(factor_a * factor_b)
         with m.Switch(setup_step):
@@ -133,7 +133,7 @@ class ConvEngine(wiring.Component):
                         m.d.comb += [self.engine.error.valid.eq(1), self.engine.error.code.eq(Error.BAD_COMMAND)]
             with m.State("SETUP"):
                 m.d.sync += setup_step.eq(setup_step + 1)
-                with m.If(setup_step == len(products) + 1):
+                with m.If(setup_step == len(products) + 2):  # the last sum is registered
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += start.eq(1)
