@@ -110,7 +110,7 @@ def _run(graph: Graph, data: bytes, inputs: Inputs, tensors: list[int]) -> tuple
     with _WORKER.lock:
         try:
             reply = _WORKER.ask((data, arrays, len(graph.outputs), tensors, arena))
-        except _ArenaTooSmall:
+        except _ArenaError:
             reply = _WORKER.ask((data, arrays, len(graph.outputs), tensors, arena * _ARENA_RETRY))
     outputs, values = reply
     for position, index in enumerate(graph.outputs):
@@ -135,8 +135,8 @@ def _arena_bytes(graph: Graph) -> int:
 # ---- the interpreter's process -----------------------------------------------------------------
 
 
-class _ArenaTooSmall(OracleError):
-    pass
+class _ArenaError(OracleError):
+    """The arena was too small."""
 
 
 class _Worker:
@@ -153,7 +153,8 @@ class _Worker:
         process, messages = self._start()
         messages.seek(0)
         messages.truncate()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             _send(process.stdin, request)
             ok, reply = _receive(process.stdout)
@@ -171,7 +172,7 @@ class _Worker:
     def _error(self, text: str, messages: IO[bytes]) -> OracleError:
         messages.seek(0)
         said = messages.read().decode(errors="replace").strip()
-        kind = _ArenaTooSmall if "missing:" in said or "Failed to allocate" in said else OracleError
+        kind = _ArenaError if "missing:" in said or "Failed to allocate" in said else OracleError
         return kind(f"{text} ({said.splitlines()[0]})" if said else text)
 
     def _start(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:

@@ -352,7 +352,7 @@ def _aligned_buffer(schema: Any, data: np.ndarray) -> Any:
     class AlignedBuffer(schema.BufferT):
         size_hint = data.nbytes + 64
 
-        def Pack(self, builder: Any) -> int:  # noqa: N802 (the generated class's name)
+        def Pack(self, builder: Any) -> int:
             raw = data.tobytes()
             builder.StartVector(1, len(raw), _BUFFER_ALIGNMENT)
             builder.head -= len(raw)

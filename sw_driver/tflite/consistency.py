@@ -119,7 +119,8 @@ def _check_window(operator: Operator, x: Tensor, y: Tensor, window: tuple[int, i
 def _check_convolution(graph: Graph, operator: Operator, channel_dimension: int) -> None:
     x, weights, bias = _operands(graph, operator, 2, 1)
     y = graph.tensors[operator.outputs[0]]
-    assert x is not None and weights is not None
+    assert x is not None
+    assert weights is not None
     for tensor in (x, weights, y):
         _require_rank(operator, tensor, 4)
     outputs = weights.shape[channel_dimension]
@@ -155,7 +156,8 @@ def _check_depthwise_conv_2d(graph: Graph, operator: Operator) -> None:
 def _check_fully_connected(graph: Graph, operator: Operator) -> None:
     x, weights, bias = _operands(graph, operator, 2, 1)
     y = graph.tensors[operator.outputs[0]]
-    assert x is not None and weights is not None
+    assert x is not None
+    assert weights is not None
     _require_rank(operator, weights, 2)
     outputs, features = weights.shape
     _require(len(y.shape) >= 1 and y.shape[-1] == outputs, operator, f"the output {y} must end in {outputs} channels")

@@ -104,7 +104,7 @@ def _indices(table: Table, number: int, count: int, what: str, optional: bool = 
     values = table.vector(number, "i4")
     indices = [] if values is None else values.tolist()
     for index in indices:
-        if not (0 <= index < count or optional and index == -1):
+        if not (0 <= index < count or (optional and index == -1)):
             raise ModelError(f"{what} refer to tensor {index}, but there are {count} tensors")
     return indices
 

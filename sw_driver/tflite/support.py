@@ -171,9 +171,8 @@ class _Checker:
         for x in (self._graph.tensors[index] for index in dict.fromkeys(indices)):
             if len(x.scales) == 1 == len(y.scales) and (
                     abs(x.scale - y.scale) > 1e-6 * y.scale or x.zero_point != y.zero_point):
-                yield (f"{x} and the output {y} have the scales {x.scale:.6g} and {y.scale:.6g}, the zero points "
-                       f"{x.zero_point} and {y.zero_point}", "the same scale and zero point",
-                       "requantise in the layer before")
+                yield (f"{x} has scale {x.scale:.6g}, zero point {x.zero_point}; its output {y.scale:.6g}, {y.zero_point}",
+                       "the same scale and zero point", "requantise in the layer before")
 
     def _parameters(self, operator: Operator) -> Iterator[_Finding]:
         weights, bias = (self._graph.input_tensors(operator) + [None])[1:3]
