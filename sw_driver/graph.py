@@ -20,6 +20,13 @@ class ModelError(ValueError):
     """A model file that can't be read, is damaged, or isn't consistent in itself."""
 
 
+def short_name(name: str, length: int = 48) -> str:
+    """A tensor's name for people: converters list the names of all layers that they fused, with ';' between them,
+    and put scopes in front. The first name, and of a long one the end."""
+    first = name.partition(";")[0]
+    return first if len(first) <= length else "..." + first[3 - length :]
+
+
 @dataclasses.dataclass
 class Tensor:
     """One tensor: an array known beforehand (`data`), or one that a run supplies or computes.
@@ -89,7 +96,7 @@ class Tensor:
 
     def __str__(self) -> str:
         dimensions = "x".join(str(size) for size in self.shape) or "scalar"
-        return f"tensor {self.index} {self.name!r} ({dimensions} {self.dtype})"
+        return f"tensor {self.index} {short_name(self.name)!r} ({dimensions} {self.dtype})"
 
 
 @dataclasses.dataclass
@@ -126,7 +133,7 @@ class Operator:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"operator {self.index} {self.op} {self.name!r}"
+        return f"operator {self.index} {self.op} {short_name(self.name)!r}"
 
 
 @dataclasses.dataclass

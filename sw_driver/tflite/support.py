@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from hw.contract.config import KERNEL_MAX, PRESETS, Config
-from sw_driver.graph import Graph, ModelError, Operator, Tensor
+from sw_driver.graph import Graph, ModelError, Operator, Tensor, short_name
 
 #: Operators that run on the host, after everything else.
 HOST_OPERATORS = ("SOFTMAX",)
@@ -47,7 +47,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        where = "graph" if self.index is None else f"operator {self.index} {self.op} {self.name!r}"
+        where = "graph" if self.index is None else f"operator {self.index} {self.op} {short_name(self.name)!r}"
         return f"{where}: {self.reason}; limit: {self.limit}; remedy: {self.remedy}"
 
 
@@ -171,7 +171,8 @@ class _Checker:
         for x in (self._graph.tensors[index] for index in dict.fromkeys(indices)):
             if len(x.scales) == 1 == len(y.scales) and (
                     abs(x.scale - y.scale) > 1e-6 * y.scale or x.zero_point != y.zero_point):
-                yield (f"{x} has scale {x.scale:.6g}, zero point {x.zero_point}; its output {y.scale:.6g}, {y.zero_point}",
+                yield (f"{x} has scale {x.scale:.6g} and zero point {x.zero_point}, "
+                       f"its output {y.scale:.6g} and {y.zero_point}",
                        "the same scale and zero point", "requantise in the layer before")
 
     def _parameters(self, operator: Operator) -> Iterator[_Finding]:
