@@ -1,0 +1,250 @@
+"""What the compiler works on: feature maps in buffers, the layers that make them, and the masks that gate them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hw.contract.image import Feed
+from sw_driver.compiler.quantisation import AddParameters
+
+
+@dataclasses.dataclass(eq=False)
+class Buffer:
+    """A region of feature memory, `words` long; several feature maps in place of one another may share it.
+
+    `address` (a word) is set by the memory planner.
+    """
+
+    name: str
+    words: int
+    address: int = -1
+
+
+@dataclasses.dataclass(eq=False)
+class FeatureMap:
+    """A tensor as it lies in feature memory.
+
+    Parameters
+    ----------
+    tensor : index in the graph.
+    height, width, channels : how its pixels lie; a reshaped tensor keeps those of the map that it is a view of.
+    blocks : words per pixel. lanes : bytes per word.
+    words : all of it; for a packed map what its bytes take.
+    row_bytes : packed maps only: bytes from a row to the next.
+    feed : what the driver puts into window INPUT for it, if it comes from there.
+    constant : its bytes, if it is part of the model.
+    """
+
+    name: str
+    tensor: int
+    height: int
+    width: int
+    channels: int
+    blocks: int
+    words: int
+    buffer: Buffer
+    row_bytes: int = 0
+    feed: Feed | None = None
+    constant: bytes | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether it has the packed layout."""
+        return self.row_bytes > 0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a LOAD brings it, not a layer."""
+        return self.feed is not None or self.constant is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """A feature map as a layer reads it: as height x width pixels of `blocks` words that follow one another."""
+
+    map: FeatureMap
+    height: int
+    width: int
+    blocks: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether pixels are those of the map, and not regrouped."""
+        return (self.height, self.width, self.blocks) == (self.map.height, self.map.width, self.map.blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemandStep:
+    """From the demand on a convolution's output to the demand on its input of `size`."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A decision mask: graph input `tensor` (or its complement) of height x width, then demand steps."""
+
+    tensor: int
+    invert: bool
+    height: int
+    width: int
+    steps: tuple[DemandStep, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pixels that it gates."""
+        return self.steps[-1].size if self.steps else (self.height, self.width)
+
+    def before(self, step: DemandStep) -> Mask:
+        """The demand on the input of a layer whose output this mask gates."""
+        if (step.kernel, step.stride, step.pad) == ((1, 1), (1, 1), (0, 0)) and step.size == self.size:
+            return self
+        return dataclasses.replace(self, steps=(*self.steps, step))
+
+    def complement(self) -> Mask:
+        """The mask of the other pixels; only for a mask without demand steps."""
+        if self.steps:
+            raise ValueError("a demand mask has no complement")
+        return dataclasses.replace(self, invert=not self.invert)
+
+
+@dataclasses.dataclass(eq=False)
+class Layer:
+    """One layer of an engine: `op` is its TFLite name (fused operators joined by +), `output` what it writes.
+
+    mask : None, or the pixels that are computed. operators : indices in the graph.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    operators: list[int]
+    output: FeatureMap
+    mask: Mask | None = dataclasses.field(default=None, init=False)
+
+    @property
+    def operands(self) -> list[Operand]:
+        """Everything it reads."""
+        raise NotImplementedError
+
+    @property
+    def elementwise(self) -> list[Operand]:
+        """The operands whose pixel is read just before the same pixel of the output is written."""
+        return []
+
+    def step(self, operand: Operand) -> DemandStep:
+        """How the demand on the output becomes a demand on `operand`."""
+        return DemandStep((1, 1), (1, 1), (1, 1), (0, 0), (operand.height, operand.width))
+
+    def __str__(self) -> str:
+        return f"layer {self.name!r} ({self.op})"
+
+
+@dataclasses.dataclass(eq=False)
+class Geometry:
+    """How a window moves over the input: pairs are (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+
+
+@dataclasses.dataclass(eq=False)
+class ConvLayer(Layer):
+    """A convolution.
+
+    Parameters
+    ----------
+    weights : int8 [output channels, kernel height, kernel width, input blocks x lanes] in the order of the
+        input's bytes, zero where these are spare; packed: kernel width 1, the last dimension a kernel row.
+    bias, multipliers : int32 [output channels]; shifts : int8 [output channels].
+    last_lanes : valid bytes of a tap's last word.
+    taps_channels : multiplications of one output value in the model.
+    residual : operand b of a fused ADD, with its parameters.
+    """
+
+    input: Operand
+    geometry: Geometry
+    weights: np.ndarray
+    bias: np.ndarray
+    multipliers: np.ndarray
+    shifts: np.ndarray
+    input_zero_point: int
+    output_zero_point: int
+    output_min: int
+    output_max: int
+    last_lanes: int
+    taps_channels: int
+    input_blocks: int
+    residual: Operand | None = None
+    add: AddParameters | None = None
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input] if self.residual is None else [self.input, self.residual]
+
+    @property
+    def elementwise(self) -> list[Operand]:
+        return [] if self.residual is None else [self.residual]
+
+    def step(self, operand: Operand) -> DemandStep:
+        if operand is self.residual:
+            return super().step(operand)
+        g = self.geometry
+        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
+
+
+@dataclasses.dataclass(eq=False)
+class AddLayer(Layer):
+    """An addition on the vector engine."""
+
+    a: Operand
+    b: Operand
+    parameters: AddParameters
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.a, self.b]
+
+    @property
+    def elementwise(self) -> list[Operand]:
+        return [self.a, self.b]
+
+
+@dataclasses.dataclass(eq=False)
+class PoolLayer(Layer):
+    """Pooling; a MAX_POOL of 1x1 without clamp is a copy."""
+
+    input: Operand
+    geometry: Geometry
+    average: bool
+    output_min: int
+    output_max: int
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+    def step(self, operand: Operand) -> DemandStep:
+        g = self.geometry
+        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
+
+
+@dataclasses.dataclass(eq=False)
+class SelectLayer(Layer):
+    """SELECT_V2, until the demand analysis has replaced it: a where the mask is true, else b."""
+
+    select: Mask
+    a: Operand
+    b: Operand
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.a, self.b]

@@ -1,0 +1,267 @@
+"""From a graph to layers: each operator becomes a layer of an engine, a view, or a step of the host."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from hw.contract.config import KERNEL_MAX, Config
+from hw.contract.image import HostStep
+from hw.contract.layouts import blocks
+from sw_driver.compiler.errors import CompileError
+from sw_driver.compiler.layers import (
+    AddLayer,
+    ConvLayer,
+    Geometry,
+    Layer,
+    Mask,
+    Operand,
+    PoolLayer,
+    SelectLayer,
+)
+from sw_driver.compiler.quantisation import (
+    ACTIVATION_BOUNDS,
+    activation_range,
+    add_parameters,
+    convolution_multipliers,
+    fully_connected_multipliers,
+)
+from sw_driver.compiler.views import Views, pixels_and_channels
+from sw_driver.graph import Graph, Operator, Tensor
+
+#: Operators that the host runs on what the device made.
+HOST_OPERATORS = frozenset({"SOFTMAX"})
+
+
+class Lowering:
+    """Lowers `graph` for `config`.
+
+    Members, after construction
+    ---------------------------
+    layers : in order of execution. views : the feature maps.
+    host_steps : in order. wanted : tensors that must be in external memory after a run.
+    """
+
+    def __init__(self, graph: Graph, config: Config):
+        self.graph = graph
+        self.config = config
+        self.views = Views(graph, config)
+        self.layers: list[Layer] = []
+        self.host_steps: list[HostStep] = []
+        self._on_host: set[int] = set()
+        handlers = {
+            "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected, "ADD": self._add,
+            "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
+        }
+        for operator in graph.operators:
+            if operator.op in HOST_OPERATORS or any(i in self._on_host for i in operator.inputs):
+                self._host(operator)
+            elif operator.op == "RESHAPE":
+                self.views.reshape(operator.outputs[0], operator.inputs[0])
+            elif operator.op in handlers:
+                handlers[operator.op](operator)
+            else:
+                raise CompileError(f"{operator} is not supported")
+        self.wanted = self._wanted()
+
+    # ---- host ---------------------------------------------------------------------------------
+
+    def _host(self, operator: Operator) -> None:
+        output = self.graph.tensors[operator.outputs[0]]
+        source = self.graph.tensors[operator.inputs[0]]
+        if operator.op == "SOFTMAX":
+            parameters = {"beta": operator.options["beta"], "scale": source.scale, "shape": list(output.shape)}
+        elif operator.op == "RESHAPE":
+            parameters = {"shape": list(output.shape)}
+        else:
+            raise CompileError(f"{operator} reads what SOFTMAX computes on the host, and can't run there itself; "
+                               "only RESHAPE and SOFTMAX may follow a SOFTMAX")
+        self._on_host.add(output.index)
+        self.host_steps.append(HostStep(operator.op, output.name, [source.index], [output.index], parameters))
+
+    def _wanted(self) -> list[int]:
+        """Tensors that a run must bring back: what graph outputs and host steps read, if a layer makes it.
+
+        Views of a graph input become host steps of their own.
+        """
+        wanted: list[int] = []
+        read = [index for step in self.host_steps for index in step.inputs]
+        for index in dict.fromkeys([*read, *self.graph.outputs]):
+            root = self.views.root(index)
+            if self.graph.tensors[root].constant:
+                raise CompileError(f"{self.graph.tensors[index]} is a constant: there is nothing to compute")
+            if index in self._on_host or index in self.graph.inputs:
+                continue
+            if root in self.graph.inputs:
+                shape = list(self.graph.tensors[index].shape)
+                self.host_steps.insert(0, HostStep("RESHAPE", self.graph.tensors[index].name, [root], [index],
+                                                   {"shape": shape}))
+            else:
+                wanted.append(index)
+        return wanted
+
+    # ---- layers -------------------------------------------------------------------------------
+
+    def _name(self, operator: Operator) -> str:
+        return operator.name or f"{operator.op.lower()}_{operator.index}"
+
+    def _clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
+        activation = operator.options["activation"]
+        if activation not in ACTIVATION_BOUNDS:
+            raise CompileError(f"{operator} has activation {activation}; supported are {', '.join(ACTIVATION_BOUNDS)}")
+        return activation_range(activation, output.scale, output.zero_point)
+
+    def _convolution(self, operator: Operator) -> None:
+        x, weights, bias = self._weighted(operator)
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, channels = pixels_and_channels(x.shape)
+        output_height, output_width, _ = pixels_and_channels(output.shape)
+        options = operator.options
+        filters = cast(np.ndarray, weights.data)
+        kernel = filters.shape[1], filters.shape[2]
+        if filters.shape[3] != channels:
+            raise CompileError(f"{operator}: its filter has {filters.shape[3]} input channels, its input {channels}; "
+                               "grouped convolutions are not supported")
+        if max(kernel) > KERNEL_MAX:
+            raise CompileError(f"{operator}: kernel {kernel[0]}x{kernel[1]} is larger than {KERNEL_MAX}x{KERNEL_MAX}")
+        geometry, ends = _geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
+                                   (height, width), (output_height, output_width))
+        lanes = self.config.lanes
+        whole_row = blocks(kernel[1] * channels, lanes)
+        last_lanes, input_blocks = lanes, blocks(channels, lanes)
+        if (self.views.is_input(x.index) and channels < lanes and geometry.dilation[1] == 1
+                and whole_row < kernel[1] * input_blocks):
+            pads = geometry.pad[0], ends[0], geometry.pad[1], ends[1]
+            packed = self.views.packed(x, (height, width, channels), pads)
+            operand = Operand(packed, packed.height, packed.width, packed.blocks)
+            input_blocks, last_lanes = whole_row, kernel[1] * channels - (whole_row - 1) * lanes
+            filters = _spread(filters.reshape(*filters.shape[:2], 1, -1), np.arange(kernel[1] * channels),
+                              whole_row * lanes)
+            geometry = Geometry((kernel[0], 1), geometry.stride, geometry.dilation, (0, 0))
+        else:
+            operand = self.views.operand(x, height, width, channels, grouped=True)
+            input_blocks = operand.blocks
+            filters = _spread(filters, self.views.channel_positions(operand, channels), input_blocks * lanes)
+        multipliers = convolution_multipliers(x.scale, weights.scales, output.scale, len(filters))
+        taps = kernel[0] * kernel[1] * channels
+        self._append_conv(operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks)
+
+    def _fully_connected(self, operator: Operator) -> None:
+        x, weights, bias = self._weighted(operator)
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, _ = pixels_and_channels(output.shape)
+        filters = cast(np.ndarray, weights.data)
+        channels = filters.shape[1]
+        operand = self.views.operand(x, height, width, channels, grouped=True)
+        positions = self.views.channel_positions(operand, channels)
+        filters = _spread(filters[:, None, None, :], positions, operand.blocks * self.config.lanes)
+        multipliers = fully_connected_multipliers(x.scale, weights.scales, output.scale, len(filters))
+        geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
+        self._append_conv(operator, operand, geometry, filters, bias, multipliers, self.config.lanes, channels,
+                          operand.blocks)
+
+    def _weighted(self, operator: Operator) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Input, weights and bias (int32, zeros where absent) of a convolution or fully connected layer."""
+        x, weights, *rest = self.graph.input_tensors(operator)
+        assert x is not None and weights is not None
+        if weights.data is None:
+            raise CompileError(f"{operator}: its weights ({weights}) are computed at run time; they must be constants")
+        if np.any(weights.zero_points):
+            raise CompileError(f"{operator}: its weights ({weights}) have a zero point other than 0")
+        bias = rest[0] if rest else None
+        if bias is None:
+            return x, weights, np.zeros(len(weights.data), np.int32)
+        if bias.data is None:
+            raise CompileError(f"{operator}: its bias ({bias}) is computed at run time; it must be a constant")
+        return x, weights, bias.data.astype(np.int32)
+
+    def _append_conv(self, operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks,
+                     ) -> None:
+        output = self.graph.tensors[operator.outputs[0]]
+        x = self.graph.tensors[operator.inputs[0]]
+        low, high = self._clamp(operator, output)
+        for what, value, limit in (("stride", max(geometry.stride), 255), ("dilation", max(geometry.dilation), 255),
+                                   ("padding", max(geometry.pad), 255), ("input size", max(operand.height,
+                                    operand.width, operand.width * input_blocks), 65535)):
+            if value > limit:
+                raise CompileError(f"{operator}: {what} {value} is larger than {limit}")
+        self.layers.append(ConvLayer(
+            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
+            multipliers=multipliers[0], shifts=multipliers[1], input_zero_point=x.zero_point,
+            output_zero_point=output.zero_point, output_min=low, output_max=high, last_lanes=last_lanes,
+            taps_channels=taps, input_blocks=input_blocks))
+
+    def _add(self, operator: Operator) -> None:
+        output = self.graph.tensors[operator.outputs[0]]
+        a, b = (cast(Tensor, tensor) for tensor in self.graph.input_tensors(operator))
+        size = pixels_and_channels(output.shape)
+        for tensor in (a, b):
+            if tensor.elements != output.elements:
+                raise CompileError(f"{operator}: {tensor} would be broadcast to {output}; both operands must have the "
+                                   "output's shape")
+        try:
+            parameters = add_parameters((a.scale, a.zero_point), (b.scale, b.zero_point),
+                                        (output.scale, output.zero_point), operator.options["activation"])
+        except (KeyError, ValueError) as error:
+            raise CompileError(f"{operator}: {error}") from None
+        self.layers.append(AddLayer(
+            name=self._name(operator), op="ADD", shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), a=self.views.operand(a, *size), b=self.views.operand(b, *size),
+            parameters=parameters))
+
+    def _pool(self, operator: Operator) -> None:
+        x, output = (self.graph.tensors[i] for i in (operator.inputs[0], operator.outputs[0]))
+        height, width, channels = pixels_and_channels(x.shape)
+        output_height, output_width, _ = pixels_and_channels(output.shape)
+        options = operator.options
+        kernel = options["filter_h"], options["filter_w"]
+        if max(kernel) > 255 or kernel[0] * kernel[1] > self.config.pool_area:
+            raise CompileError(f"{operator}: window {kernel[0]}x{kernel[1]} is larger than 255 in one direction or "
+                               f"{self.config.pool_area} pixels in all")
+        geometry, _ends = _geometry(options, kernel, (1, 1), (height, width), (output_height, output_width))
+        low, high = self._clamp(operator, output)
+        self.layers.append(PoolLayer(
+            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), input=self.views.operand(x, height, width, channels), geometry=geometry,
+            average=operator.op == "AVERAGE_POOL_2D", output_min=low, output_max=high))
+
+    def _select(self, operator: Operator) -> None:
+        condition, a, b = (cast(Tensor, tensor) for tensor in self.graph.input_tensors(operator))
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, channels = pixels_and_channels(output.shape)
+        if self.views.root(condition.index) not in self.graph.inputs or condition.dtype != "bool":
+            raise CompileError(f"{operator}: its mask {condition} must be a bool graph input")
+        if pixels_and_channels(condition.shape) != (height, width, 1):
+            raise CompileError(f"{operator}: its mask {condition} must have one value for each of the {height}x{width} "
+                               "pixels and a single channel")
+        for tensor in (a, b):
+            if tensor.elements != output.elements:
+                raise CompileError(f"{operator}: {tensor} would be broadcast to {output}; both operands must have the "
+                                   "output's shape")
+        size = height, width, channels
+        self.layers.append(SelectLayer(
+            name=self._name(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), select=Mask(self.views.root(condition.index), False, height, width),
+            a=self.views.operand(a, *size), b=self.views.operand(b, *size)))
+
+
+def _spread(filters: np.ndarray, positions: np.ndarray, channel_bytes: int) -> np.ndarray:
+    """Weights [O, kh, kw, C] with channel c at byte positions[c] of a tap, zeros elsewhere."""
+    spread = np.zeros((*filters.shape[:3], channel_bytes), np.int8)
+    spread[..., positions] = filters
+    return spread
+
+
+def _geometry(options: dict, kernel: tuple[int, int], dilation: tuple[int, int], size: tuple[int, int],
+              output: tuple[int, int]) -> tuple[Geometry, tuple[int, int]]:
+    """The window's geometry, and the padding after the last row and column (TFLite's ComputePaddingWithOffset)."""
+    stride = options["stride_h"], options["stride_w"]
+    before, after = [], []
+    for i in range(2):
+        reach = (output[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1
+        start = max(reach - size[i], 0) // 2 if options["padding"] == "SAME" else 0
+        before.append(start)
+        after.append(max(reach - size[i] - start, 0))
+    return (Geometry(kernel, stride, dilation, (before[0], before[1])), (after[0], after[1]))

@@ -1,0 +1,88 @@
+"""Where buffers lie in an on-chip memory, and rings for what streams through one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Lifetime:
+    """A buffer of `size` entries that is in use from position `start` to position `end`, both included."""
+
+    key: Hashable
+    size: int
+    start: int
+    end: int
+
+    def meets(self, other: Lifetime) -> bool:
+        """Whether both are in use at some time."""
+        return self.start <= other.end and other.start <= self.end
+
+
+def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Hashable, int] | None:
+    """Addresses such that buffers in use at the same time don't overlap; None if none was found.
+
+    Greedy placement at the lowest free address (Pisarchyk and Lee, "Efficient memory management for deep neural
+    net inference", 2020), with a few orders of placement; the one with the smallest peak is taken.
+    """
+    busiest = {item.key: max(sum(other.size for other in lifetimes if other.start <= at <= other.end)
+                             for at in (item.start, item.end)) for item in lifetimes}
+    orders = (
+        lambda item: (-item.size, item.start),
+        lambda item: (item.start, -item.size),
+        lambda item: (-(item.end - item.start), -item.size),
+        lambda item: (-busiest[item.key], -item.size, item.start),
+        lambda item: (-item.end, -item.size),
+        lambda item: (-item.size * (item.end - item.start + 1), item.start),
+    )
+    best: tuple[int, dict[Hashable, int]] | None = None
+    for order in orders:
+        for high in (False, True):
+            placed = _place(sorted(lifetimes, key=order), capacity, high)
+            if placed is not None:
+                peak = max((placed[item.key] + item.size for item in lifetimes), default=0)
+                if best is None or peak < best[0]:
+                    best = peak, placed
+    return None if best is None else best[1]
+
+
+def _place(lifetimes: Sequence[Lifetime], capacity: int, alternate: bool) -> dict[Hashable, int] | None:
+    """First fit; where `alternate`, every second buffer from the top of the memory down."""
+    placed: list[tuple[Lifetime, int]] = []
+    for index, item in enumerate(lifetimes):
+        taken = sorted((address, address + other.size) for other, address in placed if other.meets(item))
+        gaps, at = [], 0
+        for first, end in taken:
+            if first - at >= item.size:
+                gaps.append((at, first))
+            at = max(at, end)
+        if capacity - at >= item.size:
+            gaps.append((at, capacity))
+        if not gaps:
+            return None
+        placed.append((item, gaps[-1][1] - item.size if alternate and index % 2 else gaps[0][0]))
+    return {item.key: address for item, address in placed}
+
+
+def peak_use(lifetimes: Sequence[Lifetime]) -> tuple[int, list[Lifetime]]:
+    """The most entries in use at a time, and the buffers that they are."""
+    best: tuple[int, list[Lifetime]] = (0, [])
+    for at in {item.start for item in lifetimes}:
+        alive = [item for item in lifetimes if item.start <= at <= item.end]
+        best = max(best, (sum(item.size for item in alive), alive), key=lambda pair: pair[0])
+    return best
+
+
+class Ring:
+    """Consecutive regions of a memory of `size` entries, around and around."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._next = 0
+
+    def take(self, count: int) -> int:
+        """The first entry of a region of `count`; it may wrap around."""
+        first = self._next
+        self._next = (first + count) % self.size
+        return first

@@ -1,0 +1,142 @@
+"""The compiler's passes, one after the other, and the program image at their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hw.contract import commands
+from hw.contract.commands import COMMAND_BYTES, MAGIC, Opcode
+from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
+from hw.contract.image import Layer as ReportedLayer
+from hw.contract.image import LayerCommand, Port, Program
+from hw.contract.layouts import align
+from hw.contract.registers import Window
+from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.demand import gate
+from sw_driver.compiler.errors import CapacityError
+from sw_driver.compiler.fusing import drop_unused, fuse_additions, share_in_place
+from sw_driver.compiler.instructions import Instruction
+from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
+from sw_driver.compiler.lowering import Lowering
+from sw_driver.compiler.schedule import dependencies, program_order, set_tokens
+from sw_driver.graph import Graph
+from sw_driver.tflite.reader import load_graph
+from sw_driver.tflite.support import require_supported
+
+
+def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> Program:
+    """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
+
+    Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
+    for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
+    """
+    config = preset if isinstance(preset, Config) else preset_named(preset)
+    graph = load_graph(model)
+    name = graph.name if isinstance(model, bytes) else str(Path(model).name)
+    return compile_graph(graph, config, name=name)
+
+
+def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
+    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+    require_supported(graph, config)
+    try:
+        return _compile(graph, config, name)
+    except CapacityError as error:
+        raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
+
+
+def _remedy(graph: Graph, config: Config) -> str:
+    """Which preset has room."""
+    for larger in PRESETS.values():
+        if larger.feature_bytes > config.feature_bytes or larger.weight_bytes > config.weight_bytes:
+            try:
+                _compile(graph, larger, "")
+            except CapacityError:
+                continue
+            return f"Preset {larger.name!r} has room for this model"
+    return "No preset has room for this model: make its feature maps or layers smaller"
+
+
+def _compile(graph: Graph, config: Config, name: str) -> Program:
+    try:
+        return _passes(graph, config, name, branches=True)
+    except CapacityError as error:
+        if not any(operator.op == "SELECT_V2" for operator in graph.operators):
+            raise
+        try:
+            # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
+            return _passes(graph, config, name, branches=False)
+        except CapacityError:
+            raise error from None
+
+
+def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Program:
+    lowering = Lowering(graph, config)
+    wanted: dict[FeatureMap, list[int]] = {}
+    for tensor in lowering.wanted:
+        wanted.setdefault(lowering.views.maps[lowering.views.root(tensor)], []).append(tensor)
+    layers = drop_unused(lowering.layers, set(wanted))
+    layers = fuse_additions(layers, set(wanted))
+    layers = gate(layers, set(wanted), branches=branches)
+    share_in_place(layers, set(wanted))
+    assembly = Assembly(graph, config, layers, wanted)
+
+    instructions = assembly.instructions
+    order = program_order(instructions, dependencies(instructions), config)
+    ordered = [instructions[i] for i in order]
+    position = {i: at for at, i in enumerate(order)}
+    before = dependencies(instructions)
+    set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
+    image = _image(ordered, bytes(assembly.data), config)
+    return Program(
+        model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
+        input_bytes=align(assembly.input_bytes, 8), output_bytes=align(assembly.output_bytes, 8),
+        inputs=[_port(graph, tensor, input_name) for tensor, input_name in
+                zip(graph.inputs, graph.input_names, strict=True)],
+        outputs=[_port(graph, tensor, output_name) for tensor, output_name in
+                 zip(graph.outputs, graph.output_names, strict=True)],
+        feeds=assembly.feeds, results=assembly.results, host_steps=lowering.host_steps,
+        layers=_reported(graph, layers, ordered) + _host_layers(graph, lowering),
+        report=assembly.report,
+    )
+
+
+def _port(graph: Graph, index: int, name: str) -> Port:
+    tensor = graph.tensors[index]
+    scale, zero_point = (tensor.scale, tensor.zero_point) if tensor.quantised else (1.0, 0)
+    return Port(name, index, list(tensor.shape), tensor.dtype, scale, zero_point)
+
+
+def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
+    """Commands first, then the data that they load."""
+    count = len(ordered) + 2
+    data_offset = count * COMMAND_BYTES
+    image = bytearray(commands.encode(Opcode.BEGIN, {
+        "magic": MAGIC, "format_version": FORMAT_VERSION, "config_hash": config.hash, "command_count": count}))
+    for instruction in ordered:
+        values = instruction.values
+        if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
+            values = {**values, "offset": values["offset"] + data_offset}
+        image += commands.encode(instruction.opcode, values)
+    image += commands.encode(Opcode.END, {})
+    return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
+
+
+def _reported(graph: Graph, layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:
+    own: dict[Layer, list[LayerCommand]] = {layer: [] for layer in layers}
+    for index, instruction in enumerate(ordered, start=1):
+        if instruction.layer is not None:
+            own[instruction.layer].append(LayerCommand(index, instruction.pixels, instruction.pixel_macs,
+                                                       instruction.last_lanes))
+    return [
+        ReportedLayer(layer.name, layer.op, list(layer.shape), "conv" if isinstance(layer, ConvLayer) else "vector",
+                      sum(command.pixels * command.pixel_macs for command in own[layer]), own[layer],
+                      layer.output.tensor)
+        for layer in layers
+    ]
+
+
+def _host_layers(graph: Graph, lowering: Lowering) -> list[ReportedLayer]:
+    return [ReportedLayer(step.name, step.op, list(graph.tensors[step.outputs[0]].shape), "host", 0, [],
+                          step.outputs[0])
+            for step in lowering.host_steps if step.op != "RESHAPE"]

@@ -1,0 +1,116 @@
+"""Scales to integers, exactly as TensorFlow Lite Micro does it in its Prepare functions.
+
+Sources: tensorflow/lite/kernels/internal/quantization_util.cc (QuantizeMultiplier), kernels/kernel_util.cc
+(CalculateActivationRangeQuantized, PopulateConvolutionQuantizationParams, GetQuantizedConvolutionMultipler),
+micro/kernels/add_common.cc.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+#: ADD shifts its operands left by this many bits before it scales them (add_common.cc, int8).
+ADD_LEFT_SHIFT = 20
+
+_INT8_MIN, _INT8_MAX = -128, 127
+
+#: Real bounds of the activations that a clamp can express; None is the type's own bound.
+ACTIVATION_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "NONE": (None, None),
+    "RELU": (0.0, None),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+    "RELU6": (0.0, 6.0),
+}
+
+
+def quantise_multiplier(real: float) -> tuple[int, int]:
+    """Q31 multiplier and exponent (positive is left) of a non-negative real factor; (0, 0) below 2**-32."""
+    if real == 0.0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    multiplier = math.floor(fraction * (1 << 31) + 0.5)
+    if multiplier == 1 << 31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    return multiplier, shift
+
+
+def activation_range(activation: str, scale: float, zero_point: int) -> tuple[int, int]:
+    """Smallest and largest int8 output of a layer with that activation. `scale` is a float32 value.
+
+    Raises KeyError for an activation that is not in ACTIVATION_BOUNDS.
+    """
+    low, high = ACTIVATION_BOUNDS[activation]
+
+    def quantise(real: float) -> int:
+        ratio = float(np.float32(real) / np.float32(scale))
+        return zero_point + int(math.copysign(math.floor(abs(ratio) + 0.5), ratio))
+
+    minimum = _INT8_MIN if low is None else max(_INT8_MIN, quantise(low))
+    maximum = _INT8_MAX if high is None else min(_INT8_MAX, quantise(high))
+    return minimum, maximum
+
+
+def convolution_multipliers(input_scale: float, filter_scales: np.ndarray, output_scale: float, channels: int,
+                            ) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [channels] multipliers and int8 [channels] shifts of a convolution: the products are in double."""
+    scales = np.broadcast_to(np.asarray(filter_scales, np.float32), (channels,))
+    pairs = [quantise_multiplier(float(input_scale) * float(scale) / float(output_scale)) for scale in scales]
+    return _columns(pairs)
+
+
+def fully_connected_multipliers(input_scale: float, filter_scales: np.ndarray, output_scale: float, channels: int,
+                                ) -> tuple[np.ndarray, np.ndarray]:
+    """The same for FULLY_CONNECTED: per tensor, input and filter scale are multiplied in float32."""
+    if len(filter_scales) > 1:
+        return convolution_multipliers(input_scale, filter_scales, output_scale, channels)
+    product = float(np.float32(input_scale) * np.float32(filter_scales[0]))
+    return _columns([quantise_multiplier(product / float(output_scale))] * channels)
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([m for m, _s in pairs], np.int32), np.array([s for _m, s in pairs], np.int8)
+
+
+@dataclasses.dataclass(frozen=True)
+class AddParameters:
+    """Integers of an ADD: Q31 multipliers, exponents (positive is left), zero points, clamp."""
+
+    a_multiplier: int
+    a_shift: int
+    b_multiplier: int
+    b_shift: int
+    sum_multiplier: int
+    sum_shift: int
+    a_zero_point: int
+    b_zero_point: int
+    sum_zero_point: int
+    sum_min: int
+    sum_max: int
+
+    def swapped(self) -> AddParameters:
+        """The same addition with the operands exchanged."""
+        return dataclasses.replace(self, a_multiplier=self.b_multiplier, a_shift=self.b_shift,
+                                   a_zero_point=self.b_zero_point, b_multiplier=self.a_multiplier,
+                                   b_shift=self.a_shift, b_zero_point=self.a_zero_point)
+
+
+def add_parameters(a: tuple[float, int], b: tuple[float, int], output: tuple[float, int],
+                   activation: str) -> AddParameters:
+    """Integers of an ADD from the (scale, zero point) of its operands and output.
+
+    Raises ValueError when the output scale is so small that TFLite would not take it (multiplier of 1 or more).
+    """
+    twice_max = 2.0 * max(a[0], b[0])
+    reals = (a[0] / twice_max, b[0] / twice_max, twice_max / ((1 << ADD_LEFT_SHIFT) * output[0]))
+    if reals[2] >= 1:
+        raise ValueError(f"output scale {output[0]} is too small for operand scales {a[0]} and {b[0]}")
+    (a_multiplier, a_shift), (b_multiplier, b_shift), (sum_multiplier, sum_shift) = map(quantise_multiplier, reals)
+    low, high = activation_range(activation, *output)
+    return AddParameters(a_multiplier, a_shift, b_multiplier, b_shift, sum_multiplier, sum_shift,
+                         a[1], b[1], output[1], low, high)

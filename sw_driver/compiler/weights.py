@@ -1,0 +1,109 @@
+"""Weights, row maps and parameters of a convolution as the device reads them (`hw.contract.layouts`)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.contract.config import Config
+from hw.contract.layouts import align, blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedWeights:
+    """The bytes that a CONV command's tiles, row maps and parameters take; each padded to whole entries.
+
+    rows : rows stored in each tile, in the order of tiles.
+    """
+
+    tiles: bytes
+    maps: bytes
+    parameters: bytes
+    rows: NDArray[np.int64]
+
+
+class WeightTiles:
+    """The tiles of one convolution.
+
+    Parameters
+    ----------
+    weights : int8 [output channels, kernel height, kernel width, input blocks x lanes].
+    bias, multipliers : int32 [output channels]; shifts : int8 [output channels].
+    """
+
+    def __init__(self, weights: np.ndarray, bias: np.ndarray, multipliers: np.ndarray, shifts: np.ndarray,
+                 config: Config):
+        self.config = config
+        lanes = config.lanes
+        channels = len(weights)
+        self.output_blocks = blocks(channels, lanes)
+        padded = np.zeros((self.output_blocks * lanes, *weights.shape[1:]), np.int8)
+        padded[:channels] = weights
+        taps = weights.shape[1] * weights.shape[2]
+        input_blocks = weights.shape[3] // lanes
+        self.tiles_per_block = taps * input_blocks
+        # [output block, output lane, tap x input block, input lane] -> [tile of the block, output block, in, out]
+        tiles = padded.reshape(self.output_blocks, lanes, self.tiles_per_block, lanes)
+        self._tiles = np.ascontiguousarray(tiles.transpose(2, 0, 3, 1))
+        self._stored = self._tiles.any(axis=3)  # [tile of the block, output block, input lane]
+        words = (self._stored.sum(axis=2) + 1) // 2
+        self.block_words: NDArray[np.int64] = words.sum(axis=0)
+        self._parameters = [np.zeros(self.output_blocks * lanes, dtype) for dtype in ("<i4", "<i4", "i1")]
+        for padded_values, values in zip(self._parameters, (bias, multipliers, shifts), strict=True):
+            padded_values[:channels] = values
+
+    @property
+    def row_density(self) -> float:
+        """Share of the weight rows that are stored."""
+        return float(self._stored.mean())
+
+    def words(self, first: int, count: int) -> int:
+        """Weight store words of output blocks first .. first + count - 1."""
+        return int(self.block_words[first : first + count].sum())
+
+    def map_entries(self, count: int) -> int:
+        """Map memory entries of `count` output blocks."""
+        return -(-count * self.tiles_per_block // self.config.maps_per_entry)
+
+    def parameter_entries(self, count: int) -> int:
+        """Parameter entries of `count` output blocks."""
+        return count * (self.config.lanes // self.config.requantise_lanes)
+
+    def pack(self, first: int, count: int, group: int) -> PackedWeights:
+        """Tiles of output blocks first .. first + count - 1, worked on in groups of `group`."""
+        order = [
+            (slice(None), slice(start, min(start + group, first + count)))
+            for start in range(first, first + count, group)
+        ]
+        lanes = self.config.lanes
+        tiles = np.concatenate([self._tiles[at].reshape(-1, lanes, lanes) for at in order])
+        stored = np.concatenate([self._stored[at].reshape(-1, lanes) for at in order])
+        return PackedWeights(_compact(tiles, stored), self._maps(stored), self._entries(first, count),
+                             stored.sum(axis=1))
+
+    def _maps(self, stored: NDArray[np.bool_]) -> bytes:
+        data = np.packbits(stored.reshape(-1), bitorder="little").tobytes()
+        return data.ljust(align(len(data), 8), b"\0")
+
+    def _entries(self, first: int, count: int) -> bytes:
+        lanes, q = self.config.lanes, self.config.requantise_lanes
+        entries = np.zeros((self.parameter_entries(count), self.config.parameter_entry_bytes), np.uint8)
+        at = 0
+        for values in self._parameters:
+            part = values[first * lanes : (first + count) * lanes].view(np.uint8).reshape(len(entries), -1)
+            entries[:, at : at + part.shape[1]] = part
+            at += q * values.itemsize
+        return entries.tobytes()
+
+
+def _compact(tiles: NDArray[np.int8], stored: NDArray[np.bool_]) -> bytes:
+    """The stored rows of tiles [n, lanes, lanes], every tile padded to an even number of rows."""
+    counts = stored.sum(axis=1)
+    padded = counts + counts % 2
+    starts = np.concatenate([[0], np.cumsum(padded)[:-1]])
+    rows = np.zeros((int(padded.sum()), tiles.shape[2]), np.int8)
+    rank = np.cumsum(stored, axis=1) - 1
+    rows[(starts[:, None] + rank)[stored]] = tiles[stored]
+    return rows.tobytes()

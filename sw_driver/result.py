@@ -1,0 +1,90 @@
+"""What a run brings back: outputs, cycles, and the counters of every layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hw.contract.config import Config
+from hw.contract.image import Layer, Program
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerResult:
+    """One layer of a run.
+
+    Parameters
+    ----------
+    name, op, shape, engine : as in `Program.layers`.
+    cycles : while an engine worked on the layer, all its commands together. start, end : of the first and the
+        last of them, in cycles since the doorbell.
+    macs : multiply-accumulates of the layer, padding included. Each of them was issued, or skipped for one reason:
+        macs = macs_issued + skipped_activation + skipped_weight + gated.
+    macs_issued : multiplied. skipped_weight : a row of zero weights met an activation that is not zero.
+    gated : of a pixel that no mask demands. skipped_activation : the rest, zero activations and padding.
+    utilisation : macs_issued / (cycles x multipliers); 0 for layers without multiplications.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    engine: str
+    cycles: int
+    macs: int
+    macs_issued: int
+    skipped_activation: int
+    skipped_weight: int
+    gated: int
+    utilisation: float
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A run.
+
+    Parameters
+    ----------
+    outputs : int8 arrays by name of the graph output, in the model's shapes.
+    cycles : from doorbell to interrupt. wall_s : seconds that the host waited for it.
+    layers : in order of execution. records : one dictionary per command, in order of completion (`commands`).
+    """
+
+    outputs: dict[str, np.ndarray]
+    cycles: int
+    wall_s: float
+    layers: list[LayerResult]
+    records: list[dict[str, int]]
+
+    @property
+    def output(self) -> np.ndarray:
+        """The only output. Raises ValueError when there are several."""
+        if len(self.outputs) != 1:
+            raise ValueError(f"The model has {len(self.outputs)} outputs: {', '.join(map(repr, self.outputs))}")
+        return next(iter(self.outputs.values()))
+
+
+def layer_results(program: Program, records: Sequence[Mapping[str, int]], config: Config) -> list[LayerResult]:
+    """The counters of every layer from the records of a run. Raises KeyError when a record is missing."""
+    by_command = {record["command"]: record for record in records}
+    return [_layer_result(layer, by_command, config) for layer in program.layers]
+
+
+def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], config: Config) -> LayerResult:
+    own = [records[command.index] for command in layer.commands]
+    cycles = sum(record["end"] - record["start"] for record in own)
+    issued = skipped_weight = gated = 0
+    if layer.engine == "conv":
+        for command, record in zip(layer.commands, own, strict=True):
+            issued += record["issued"] * config.lanes + record["issued_last"] * command.last_lanes
+            skipped_weight += (record["skipped_weight"] * config.lanes
+                               + record["skipped_weight_last"] * command.last_lanes)
+            gated += (command.pixels - record["active_pixels"]) * command.pixel_macs
+    return LayerResult(
+        layer.name, layer.op, tuple(layer.shape), layer.engine, cycles, layer.macs, issued,
+        layer.macs - issued - skipped_weight - gated, skipped_weight, gated,
+        issued / (cycles * config.macs_per_cycle) if cycles else 0.0,
+        min((record["start"] for record in own), default=0), max((record["end"] for record in own), default=0))
