@@ -1,0 +1,145 @@
+"""From reduced words to int8 words: operands scaled and summed, or a sum divided; then clamped and stored."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.contract.config import Config
+from hw.ports import WritePort, word_address_bits
+from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed
+from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
+from hw.vector_engine.reduce import Reduced, sum_bits
+from hw.vector_engine.settings import Settings
+
+#: From a slice of a word to its requantised values, for ADD, which takes longest.
+LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY
+
+
+class PostProcess(wiring.Component):
+    """Q lanes per cycle, hence a word every L / Q cycles. Both paths end in the same Requantise:
+
+    ADD: (a, b) -> ScaleOperand -> accumulator, bias, with the sum's multiplier. Pools: value * 2^J ->
+    accumulator, with the reciprocal of the number of taps (see `reciprocal`); a maximum is divided by one.
+
+    Members
+    -------
+    settings : Settings, stable while busy.
+    result : stream of Reduced; a word is started only when there is room for it behind the pipeline.
+    write : feature memory.
+    busy : a word was started and not yet accepted by the memory.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.lanes = config.requantise_lanes
+        self.slices = config.lanes // config.requantise_lanes
+        #: Words under way: enough to never wait for the pipeline, and some more for a memory that makes wait.
+        self.words = 1 << (LATENCY // self.slices + 2).bit_length()
+        super().__init__({
+            "settings": In(Settings(config)),
+            "result": In(stream.Signature(Reduced(config))),
+            "write": Out(WritePort(config)),
+            "busy": Out(1),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config, settings, result, lanes, slices = self.config, self.settings, self.result, self.lanes, self.slices
+
+        # ---- store: addresses wait for their words; the address queue holds a word from start to end -----------
+        m.submodules.addresses = addresses = SyncFIFO(width=word_address_bits(config), depth=self.words)
+        m.submodules.words = words = SyncFIFO(width=8 * config.lanes, depth=self.words)
+        request = self.write.request
+        written = Signal()
+        m.d.comb += [
+            request.valid.eq(words.r_rdy),
+            request.payload.address.eq(addresses.r_data),
+            request.payload.data.eq(words.r_data),
+            written.eq(request.valid & request.ready),
+            addresses.r_en.eq(written),
+            words.r_en.eq(written),
+            self.busy.eq(addresses.r_rdy),
+        ]
+
+        # ---- slices of a word, one per cycle ---------------------------------------------------------------------
+        at = Signal(range(slices))
+        issue = Signal()
+        m.d.comb += [
+            issue.eq(result.valid & ((at != 0) | addresses.w_rdy)),
+            addresses.w_en.eq(issue & (at == 0)),
+            addresses.w_data.eq(result.payload.output),
+            result.ready.eq(issue & (at == slices - 1)),
+        ]
+        with m.If(issue):
+            m.d.sync += at.eq(Mux(at == slices - 1, 0, at + 1))
+        valid = delayed(m, issue, 1, reset_less=False)
+        values = Signal(data.ArrayLayout(signed(sum_bits(config)), lanes), reset_less=True)
+        b = Signal(data.ArrayLayout(signed(8), lanes), reset_less=True)
+        m.d.sync += [values.eq(result.payload.values[at]), b.eq(result.payload.b[at])]
+
+        # ---- reciprocal of the number of taps: its table answers when the slice is in `values` ------------------
+        m.submodules.table = table = Memory(shape=stored_bits(config), depth=config.pool_area,
+                                            init=reciprocals(config))
+        entry = table.read_port()
+        divisor = result.payload.divisor
+        divisor_bits = Signal(range(len(divisor) + 1), reset_less=True)
+        m.d.comb += entry.addr.eq(divisor)
+        for i in range(len(divisor)):
+            with m.If(divisor[i]):
+                m.d.sync += divisor_bits.eq(i + 1)
+        with m.If(divisor == 0):
+            m.d.sync += divisor_bits.eq(0)
+        pool_multiplier = Cat(Const(0, MULTIPLIER_BITS - 1 - stored_bits(config)), entry.data, Const(1, 1))
+        pool_shift = Signal(signed(8))
+        m.d.comb += pool_shift.eq(1 - table_bits(config) - divisor_bits)
+
+        # ---- both paths, and where they meet -----------------------------------------------------------------------
+        scaled = {}
+        for name, operand in (("a", values), ("b", b)):
+            m.submodules[f"scale_{name}"] = scale = ScaleOperand(lanes)
+            scaled[name] = scale.o
+            m.d.comb += [scale.i[i].eq(operand[i]) for i in range(lanes)]
+            m.d.comb += [
+                scale.zero_point.eq(settings.constants[f"{name}_zero_point"]),
+                scale.multiplier.eq(settings.constants[f"{name}_multiplier"]),
+                scale.shift.eq(settings.constants[f"{name}_shift"]),
+            ]
+        m.submodules.requantise = requantise = Requantise(lanes)
+        scaled_valid = delayed(m, valid & settings.add, ScaleOperand.LATENCY, reset_less=False)
+        m.d.comb += [
+            requantise.i_valid.eq(Mux(settings.add, scaled_valid, valid)),
+            requantise.zero_point.eq(settings.constants.sum_zero_point),
+            requantise.minimum.eq(settings.constants.sum_min),
+            requantise.maximum.eq(settings.constants.sum_max),
+        ]
+        for i in range(lanes):
+            with m.If(settings.add):
+                m.d.comb += [
+                    requantise.i_accumulator[i].eq(scaled["a"][i]),
+                    requantise.i_bias[i].eq(scaled["b"][i]),
+                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
+                    requantise.i_shift[i].eq(settings.constants.sum_shift),
+                ]
+            with m.Else():
+                m.d.comb += [
+                    requantise.i_accumulator[i].eq(values[i] << table_bits(config)),
+                    requantise.i_multiplier[i].eq(pool_multiplier),
+                    requantise.i_shift[i].eq(pool_shift),
+                ]
+
+        # ---- slices back to words -----------------------------------------------------------------------------------
+        done = Signal(range(slices))
+        earlier = Signal(8 * config.lanes, reset_less=True)
+        word = Signal(8 * config.lanes)
+        m.d.comb += [
+            word.eq(Cat(earlier, requantise.o_value)[8 * lanes:]),
+            words.w_en.eq(requantise.o_valid & (done == slices - 1)),
+            words.w_data.eq(word),
+        ]
+        with m.If(requantise.o_valid):
+            m.d.sync += [earlier.eq(word), done.eq(Mux(done == slices - 1, 0, done + 1))]
+        return m

@@ -1,0 +1,125 @@
+"""A command in the engine's own terms: one layout for all opcodes, and whether its fields keep their limits."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data
+
+from hw.contract.commands import Flag, Opcode
+from hw.contract.config import Config
+from hw.ports import command_layout, word_address_bits
+from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS
+
+#: Bits of a pixel's row or column: the sum of two 16-bit fields.
+POSITION_BITS = 17
+
+
+class Settings(data.StructLayout):
+    """What the steps of the engine need to know of a command. Addresses and strides in words, modulo the memory.
+
+    add, maximum, gated : ADD (operand b is read too), MAX_POOL (else sums), Flag.GATED.
+    a_, b_, output_ : base, row_stride and pixel_stride of both operands and of the result.
+    kernel_, stride_, pad_, input_ : the window of operand a; ADD has one of 1x1 in an unbounded input.
+    constants : of ADD; of the others only sum_min and sum_max matter, and the zero point is 0.
+    """
+
+    def __init__(self, config: Config):
+        address_bits = word_address_bits(config)
+        strides = {
+            f"{name}_{part}": unsigned(address_bits)
+            for name in ("a", "b", "output") for part in ("base", "row_stride", "pixel_stride")
+        }
+        super().__init__({
+            "add": 1,
+            "maximum": 1,
+            "gated": 1,
+            **strides,
+            "kernel_height": unsigned(8),
+            "kernel_width": unsigned(8),
+            "stride_y": unsigned(8),
+            "stride_x": unsigned(8),
+            "pad_top": unsigned(8),
+            "pad_left": unsigned(8),
+            "input_height": unsigned(POSITION_BITS + 1),
+            "input_width": unsigned(POSITION_BITS + 1),
+            "output_y": unsigned(16),
+            "output_rows": unsigned(16),
+            "output_width": unsigned(16),
+            "output_blocks": unsigned(16),
+            "mask_base": unsigned((config.mask_words - 1).bit_length()),
+            "constants": ADD_CONSTANTS,
+        })
+
+
+_OUTPUT_FIELDS = ("output_base", "output_row_stride", "output_pixel_stride", "output_y", "output_rows",
+                  "output_width", "output_blocks", "mask_base")
+_WINDOW_FIELDS = ("kernel_height", "kernel_width", "stride_y", "stride_x", "pad_top", "pad_left")
+
+
+def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal]:
+    """Settings of the command in `payload`, and a bit that is set where a field is outside its limits.
+
+    The product of the kernel's sides against Config.pool_area is not part of it; see `window_area`.
+    """
+    add = data.View(command_layout(Opcode.ADD), payload)
+    pool = data.View(command_layout(Opcode.MAX_POOL), payload)
+    settings = Signal(Settings(config))
+    is_add = Signal()
+    m.d.comb += [
+        is_add.eq(add.opcode == Opcode.ADD),
+        settings.add.eq(is_add),
+        settings.maximum.eq(add.opcode == Opcode.MAX_POOL),
+        settings.gated.eq(add.flags & Flag.GATED),
+        settings.b_base.eq(add.b_base),
+        settings.b_row_stride.eq(add.b_row_stride),
+        settings.b_pixel_stride.eq(add.b_pixel_stride),
+    ]
+    for name in _OUTPUT_FIELDS:
+        m.d.comb += settings[name].eq(Mux(is_add, add[name], pool[name]))
+    for name in ("base", "row_stride", "pixel_stride"):
+        m.d.comb += settings[f"a_{name}"].eq(Mux(is_add, add[f"a_{name}"], pool[f"input_{name}"]))
+    for name in _WINDOW_FIELDS:
+        m.d.comb += settings[name].eq(Mux(is_add, name.startswith(("kernel", "stride")), pool[name]))
+    for name in ("input_height", "input_width"):
+        m.d.comb += settings[name].eq(Mux(is_add, 1 << POSITION_BITS, pool[name]))
+    for name in ADD_CONSTANTS.members:
+        m.d.comb += settings.constants[name].eq(add[name])
+    with m.If(~is_add):
+        m.d.comb += [
+            settings.constants.sum_zero_point.eq(0),
+            settings.constants.sum_min.eq(pool.output_min),
+            settings.constants.sum_max.eq(pool.output_max),
+        ]
+
+    is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL)
+    at_least_one = ("output_rows", "output_width", "output_blocks", "kernel_height", "kernel_width", "stride_y",
+                    "stride_x", "input_height", "input_width")
+    shifts = [settings.constants[f"{name}_shift"] for name in ("a", "b", "sum")]
+    multipliers = [settings.constants[f"{name}_multiplier"] for name in ("a", "b", "sum")]
+    bad_add = Cat(
+        *(shift > 31 for shift in shifts),
+        *(shift < -31 for shift in shifts),
+        *(multiplier[MULTIPLIER_BITS] for multiplier in multipliers),
+    ).any()
+    bad_pool = (pool.dilation_y != 1) | (pool.dilation_x != 1)
+    bad = Signal()
+    m.d.comb += bad.eq(
+        Cat(*(settings[name] == 0 for name in at_least_one)).any()
+        | (add.flags & ~Flag.GATED.value & 0xFF).any()
+        | ~(is_add | is_pool)
+        | (is_add & bad_add)
+        | (is_pool & bad_pool)
+    )
+    return settings, bad
+
+
+def window_area(m: Module, height: Value, width: Value) -> Value:
+    """height * width (8 bits each) two cycles later, from adders: multiplier blocks are worth more elsewhere."""
+    halves = []
+    for name, part in (("low", height[:4]), ("high", height[4:])):
+        half = Signal(12, name=f"area_{name}", reset_less=True)
+        m.d.sync += half.eq(sum((Mux(part[i], width << i, 0) for i in range(4)), start=0))
+        halves.append(half)
+    area = Signal(16, reset_less=True)
+    m.d.sync += area.eq(halves[0] + (halves[1] << 4))
+    return area

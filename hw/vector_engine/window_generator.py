@@ -1,0 +1,119 @@
+"""Where an output pixel reads and writes: its window of valid taps, and its addresses."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.contract.config import Config
+from hw.ports import word_address_bits
+from hw.vector_engine.pixel_generator import ITEM_LAYOUT
+from hw.vector_engine.settings import POSITION_BITS, Settings
+
+
+class Window(data.StructLayout):
+    """An output pixel: the words of its first valid tap (a, b) and of its result, block 0; its valid taps."""
+
+    def __init__(self, config: Config):
+        address_bits = word_address_bits(config)
+        super().__init__({
+            "a": unsigned(address_bits),
+            "b": unsigned(address_bits),
+            "output": unsigned(address_bits),
+            "rows": unsigned(8),
+            "columns": unsigned(8),
+        })
+
+
+class WindowGenerator(wiring.Component):
+    """Turns rows and pixels into windows, one item per cycle.
+
+    A row fixes the row part of every address, a pixel adds its column part: both need the same products, so four
+    multiplier blocks do it all: position of the window, and address within a, b and output.
+
+    Members
+    -------
+    settings : Settings, stable while busy.
+    item : stream of ITEM_LAYOUT. window : stream of Window.
+    busy : an item is under way. active : a window was taken in this cycle.
+    empty_window : a window without any input pixel came up: the command is malformed.
+    """
+
+    #: Steps that an item passes: position, corners, clipping, product, sum.
+    _STAGES = 5
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__({
+            "settings": In(Settings(config)),
+            "item": In(stream.Signature(ITEM_LAYOUT)),
+            "window": Out(stream.Signature(Window(config))),
+            "busy": Out(1),
+            "active": Out(1),
+            "empty_window": Out(1),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        settings, window = self.settings, self.window
+        address_bits = word_address_bits(self.config)
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~window.valid | window.ready),
+            self.item.ready.eq(advance),
+            self.active.eq(window.valid & window.ready),
+        ]
+
+        def step(value: Value, shape=None, *, name: str, reset_less: bool = True) -> Signal:
+            """A register that moves with the others."""
+            register = Signal(Value.cast(value).shape() if shape is None else shape, name=name, reset_less=reset_less)
+            with m.If(advance):
+                m.d.sync += register.eq(value)
+            return register
+
+        valid = [self.item.valid]
+        is_row = [self.item.payload.is_row]
+        index = [self.item.payload.index]
+        for i in range(1, self._STAGES):
+            valid.append(step(valid[-1], name=f"valid_{i}", reset_less=False))
+            is_row.append(step(is_row[-1], name=f"is_row_{i}"))
+        for i in range(1, self._STAGES - 1):
+            index.append(step(index[-1], name=f"index_{i}"))
+
+        # 1: position of the window in the padded input.
+        position = step(index[0] * Mux(is_row[0], settings.stride_y, settings.stride_x), name="position")
+        # 2: its corners in the input, which may lie outside.
+        corner = signed(len(position) + 2)
+        pad = Mux(is_row[1], settings.pad_top, settings.pad_left)
+        kernel = Mux(is_row[1], settings.kernel_height, settings.kernel_width)
+        first = step(position - pad, corner, name="first")
+        end = step(position + (kernel - pad), corner, name="end")
+        # 3: the part inside.
+        size = Mux(is_row[2], settings.input_height, settings.input_width)
+        clipped_first = Mux(first < 0, 0, first)
+        taps = step(Mux(end > size, size, end) - clipped_first, unsigned(8), name="taps")
+        start = step(clipped_first, unsigned(POSITION_BITS), name="start")
+        m.d.comb += self.empty_window.eq(valid[2] & ((end <= 0) | (first >= size)))
+        # 4 and 5: addresses. `taps` waits for them.
+        taps = step(taps, name="taps_of_product")
+        rows = Signal(8, reset_less=True)
+        with m.If(advance):
+            m.d.sync += [
+                window.valid.eq(valid[4] & ~is_row[4]),
+                window.payload.rows.eq(rows),
+                window.payload.columns.eq(taps),
+            ]
+            with m.If(valid[4] & is_row[4]):
+                m.d.sync += rows.eq(taps)
+        for name, at in (("a", start), ("b", index[3]), ("output", index[3])):
+            stride = Mux(is_row[3], settings[f"{name}_row_stride"], settings[f"{name}_pixel_stride"])
+            product = step(at * stride, unsigned(address_bits), name=f"{name}_product")
+            row_part = Signal(address_bits, name=f"{name}_row", reset_less=True)
+            with m.If(advance):
+                with m.If(valid[4] & is_row[4]):
+                    m.d.sync += row_part.eq(settings[f"{name}_base"] + product)
+                m.d.sync += window.payload[name].eq(row_part + product)
+
+        m.d.comb += self.busy.eq(Cat(window.valid, *valid[1:]).any())
+        return m

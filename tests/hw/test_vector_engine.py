@@ -1,0 +1,258 @@
+"""The vector engine on random commands, against the operators written with NumPy from TFLite's definitions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from hw.contract.commands import Flag, Opcode, encode
+from hw.contract.config import Config, preset
+from hw.contract.layouts import feature_bank, mask_row_words
+from hw.contract.registers import Error
+from hw.ports import READ_LATENCY
+from hw.vector_engine import VectorEngine
+
+CONFIGS = {
+    "nano": preset("nano"),  # 4 lanes, one requantised per cycle
+    "small": preset("small"),
+    "wide": dataclasses.replace(preset("nano"), name="wide", requantise_lanes=4, feature_banks=2, pool_area=100),
+}
+
+
+def seeded() -> np.random.Generator:
+    seed = int(os.environ.get("LACUNA_SEED") or np.random.SeedSequence().entropy % (1 << 32))
+    print(f"LACUNA_SEED={seed}")
+    return np.random.default_rng(seed)
+
+
+# ---- reference: int64 arrays of any shape ------------------------------------------------------------
+
+
+def scale(x: np.ndarray, multiplier: int, shift: int) -> np.ndarray:
+    """MultiplyByQuantizedMultiplier of int32 values."""
+    product = x.astype(np.int64) * multiplier
+    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    total = product + nudge
+    high = np.where(total >= 0, total >> 31, -(-total >> 31))
+    mask = (1 << -shift) - 1
+    return (high >> -shift) + ((high & mask) > (mask >> 1) + (high < 0))
+
+
+def reference_add(a: np.ndarray, b: np.ndarray, f: dict[str, int]) -> np.ndarray:
+    total = sum(scale((x - f[f"{name}_zero_point"]) << 20, f[f"{name}_multiplier"], f[f"{name}_shift"])
+                for name, x in (("a", a.astype(np.int64)), ("b", b.astype(np.int64))))
+    result = scale(total, f["sum_multiplier"], f["sum_shift"]) + f["sum_zero_point"]
+    return np.clip(result, f["sum_min"], f["sum_max"]).astype(np.int8)
+
+
+def reference_pool(window: np.ndarray, f: dict[str, int], average: bool) -> np.ndarray:
+    """window: int8 [taps][channels]."""
+    if average:
+        count = len(window)
+        total = window.astype(np.int64).sum(axis=0)
+        away = np.where(total > 0, total + count // 2, total - count // 2)
+        result = np.where(away >= 0, away // count, -(-away // count))
+    else:
+        result = window.max(axis=0)
+    return np.clip(result, f["output_min"], f["output_max"]).astype(np.int8)
+
+
+@dataclasses.dataclass
+class Job:
+    """A command, and what it does to the memory."""
+
+    opcode: Opcode
+    fields: dict[str, int]
+    expected: np.ndarray
+    active_pixels: int
+    words_read: int
+    words_written: int
+
+
+def random_job(rng: np.random.Generator, config: Config, memory: np.ndarray, masks: np.ndarray) -> Job:
+    """A random command on `memory` (int8 [words][lanes]); `masks` (uint64) is rewritten for it."""
+    words = config.feature_words
+    opcode = Opcode(rng.choice([Opcode.ADD, Opcode.AVERAGE_POOL, Opcode.MAX_POOL]))
+    pool = opcode != Opcode.ADD
+    blocks = int(rng.integers(1, 4))
+    wide = rng.integers(3) == 0
+    height, width = int(rng.integers(1, 6)), int(rng.integers(60, 140) if wide else rng.integers(1, 12))
+    f: dict[str, int] = {"output_y": int(rng.integers(0, 3)), "output_rows": height, "output_width": width,
+                         "output_blocks": blocks}
+
+    def place(rows: int, columns: int) -> tuple[int, int, int]:
+        """Base, row stride and pixel stride of a tensor of rows x columns pixels, apart from all others."""
+        nonlocal free
+        pixel = blocks + int(rng.integers(0, 2))
+        row = columns * pixel + int(rng.integers(0, 3))
+        base = free
+        free += rows * row + 8
+        return base, row, pixel
+
+    free = int(rng.integers(0, words))  # tensors may wrap around the end of the memory
+    bottom = f["output_y"] + height
+    f["output_base"], f["output_row_stride"], f["output_pixel_stride"] = place(bottom, width)
+    if pool:
+        if rng.integers(4) == 0 and not wide:  # large windows, up to the whole input
+            f["kernel_height"] = int(rng.integers(1, min(20, config.pool_area) + 1))
+            f["kernel_width"] = int(rng.integers(1, min(255, config.pool_area // f["kernel_height"]) + 1))
+            f["output_rows"], f["output_width"] = height, width = 1, int(rng.integers(1, 3))
+            f["output_blocks"] = blocks = 1
+        else:
+            f["kernel_height"], f["kernel_width"] = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        kernel = f["kernel_height"], f["kernel_width"]
+        f["stride_y"], f["stride_x"] = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        f["pad_top"], f["pad_left"] = (int(rng.integers(0, k)) for k in kernel)
+        bottom = f["output_y"] + height
+        # The input ends anywhere after the first pixel of the last window.
+        last = ((bottom - 1) * f["stride_y"] - f["pad_top"], (width - 1) * f["stride_x"] - f["pad_left"])
+        f["input_height"], f["input_width"] = (
+            max(1, start + 1 + int(rng.integers(0, k + 1))) for start, k in zip(last, kernel, strict=True))
+        f["dilation_y"] = f["dilation_x"] = 1
+        f["input_base"], f["input_row_stride"], f["input_pixel_stride"] = place(f["input_height"], f["input_width"])
+        f["output_min"], f["output_max"] = (-128, 127) if rng.integers(2) else (-70, 50)
+    else:
+        for name in ("a", "b"):
+            if name == "a" and rng.integers(3) == 0:  # in place
+                for field in ("base", "row_stride", "pixel_stride"):
+                    f[f"a_{field}"] = f[f"output_{field}"]
+            else:
+                f[f"{name}_base"], f[f"{name}_row_stride"], f[f"{name}_pixel_stride"] = place(bottom, width)
+        for name in ("a", "b", "sum"):
+            f[f"{name}_multiplier"] = int(rng.integers(1 << 30, 1 << 31))
+            f[f"{name}_shift"] = -int(rng.integers(17, 21) if name == "sum" else rng.integers(0, 4))
+            f[f"{name}_zero_point"] = int(rng.integers(-128, 128))
+        f["sum_min"], f["sum_max"] = (-128, 127) if rng.integers(2) else (-70, 50)
+    if free - f["output_base"] > words:  # too large for the memory: the tensors would overlap
+        return random_job(rng, config, memory, masks)
+
+    active = np.ones((height, width), bool)
+    if rng.integers(3):
+        f["flags"] = int(Flag.GATED)
+        row_words = mask_row_words(width)
+        f["mask_base"] = int(rng.integers(0, config.mask_words))
+        active = rng.random((height, width)) < rng.choice([0, 0.02, 0.1, 0.5, 0.9, 1])
+        masks[:] = rng.integers(0, 1 << 64, len(masks), dtype=np.uint64)  # bits past a row's end are anything
+        for y in range(height):
+            for x in range(width):
+                at = (f["mask_base"] + y * row_words + x // 64) % config.mask_words
+                bit = np.uint64(1 << (x % 64))
+                masks[at] = masks[at] | bit if active[y, x] else masks[at] & ~bit
+
+    expected = memory.copy()
+    read = 0
+    for y, x in zip(*np.nonzero(active), strict=True):
+        y, x = int(y) + f["output_y"], int(x)
+        for block in range(blocks):
+            if pool:
+                window = []
+                for i in range(f["kernel_height"]):
+                    for j in range(f["kernel_width"]):
+                        iy, ix = y * f["stride_y"] - f["pad_top"] + i, x * f["stride_x"] - f["pad_left"] + j
+                        if 0 <= iy < f["input_height"] and 0 <= ix < f["input_width"]:
+                            at = f["input_base"] + iy * f["input_row_stride"] + ix * f["input_pixel_stride"] + block
+                            window.append(memory[at % words])
+                read += len(window)
+                value = reference_pool(np.array(window), f, opcode == Opcode.AVERAGE_POOL)
+            else:
+                a, b = (memory[(f[f"{name}_base"] + y * f[f"{name}_row_stride"] + x * f[f"{name}_pixel_stride"]
+                                + block) % words] for name in ("a", "b"))
+                read += 2
+                value = reference_add(a, b, f)
+            at = f["output_base"] + y * f["output_row_stride"] + x * f["output_pixel_stride"] + block
+            expected[at % words] = value
+    pixels = int(active.sum())
+    f = {name: value % words if name.endswith("base") and name != "mask_base" else value for name, value in f.items()}
+    return Job(opcode, f, expected, pixels, read, pixels * blocks)
+
+
+# ---- the device under test and its memories ------------------------------------------------------------
+
+
+class Bench:
+    """A vector engine with a feature memory and a mask memory, simulated cycle by cycle."""
+
+    def __init__(self, config: Config, rng: np.random.Generator, stall: float = 0.0):
+        self.config = config
+        self.rng = rng
+        self.stall = stall  # chance of each port's request to be delayed
+        self.dut = VectorEngine(config)
+        self.memory = rng.integers(-128, 128, (config.feature_words, config.lanes)).astype(np.int8)
+        self.masks = np.zeros(config.mask_words, np.uint64)
+
+    def run(self, testbench) -> None:
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(testbench)
+        simulator.run()
+
+    async def execute(self, ctx, opcode: Opcode, fields: dict[str, int], limit: int = 200_000) -> dict[str, int]:
+        """Runs a command to its end: its counters, `cycles` and `error` (0: none)."""
+        dut, banks = self.dut, self.config.feature_banks
+        reads = (dut.read_a, dut.read_b)
+        arriving: dict[object, list] = {port: [None] * READ_LATENCY for port in reads}
+        ctx.set(dut.engine.command.payload, int.from_bytes(encode(opcode, fields), "little"))
+        ctx.set(dut.engine.command.valid, 1)
+        for cycle in range(limit):
+            taken = set()
+            moved = False
+            for port in reads:
+                word = ctx.get(port.request.payload)
+                bank = feature_bank(word, banks)
+                ready = bank not in taken and self.rng.random() >= self.stall
+                ctx.set(port.request.ready, bool(ready))
+                accepted = ready and ctx.get(port.request.valid)
+                if accepted:
+                    taken.add(bank)
+                    moved = True
+                arriving[port].append(self.memory[word].tobytes() if accepted else None)
+            ready = bool(self.rng.random() >= self.stall)
+            ctx.set(dut.write.request.ready, ready)
+            if ready and ctx.get(dut.write.request.valid):
+                request = dut.write.request.payload
+                data = ctx.get(request.data).to_bytes(self.config.lanes, "little")
+                self.memory[ctx.get(request.address)] = np.frombuffer(data, np.int8)
+                moved = True
+            assert ctx.get(dut.progress) or not moved
+            address = ctx.get(dut.mask.address)
+            counters = ctx.get(dut.engine.counters)
+            result = {name: counters[name] for name in ("active_pixels", "words_read", "words_written")}
+            finished = ctx.get(dut.engine.command.ready)
+            error = ctx.get(dut.engine.error.valid)
+            if error:
+                return {**result, "cycles": cycle, "error": ctx.get(dut.engine.error.code)}
+            await ctx.tick()
+            ctx.set(dut.mask.data, int(self.masks[address]))
+            for port in reads:
+                arriving[port].pop(0)
+                data = arriving[port][0]
+                ctx.set(port.data_valid, data is not None)
+                ctx.set(port.data, int.from_bytes(data or b"", "little"))
+            if finished:
+                ctx.set(dut.engine.command.valid, 0)
+                return {**result, "cycles": cycle + 1, "error": 0}
+        raise AssertionError(f"{opcode.name} did not end within {limit} cycles: {fields}")
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_commands(name, stall):
+    rng = seeded()
+    bench = Bench(CONFIGS[name], rng, stall)
+
+    async def testbench(ctx):
+        for _ in range(12):
+            job = random_job(rng, bench.config, bench.memory, bench.masks)
+            done = await bench.execute(ctx, job.opcode, job.fields)
+            assert done["error"] == 0
+            wrong = np.argwhere(bench.memory != job.expected)
+            assert not len(wrong), f"{job.opcode.name} {job.fields}: {len(wrong)} bytes differ, first {wrong[0]}"
+            assert (done["active_pixels"], done["words_read"], done["words_written"]) == (
+                job.active_pixels, job.words_read, job.words_written)
+
+    bench.run(testbench)
