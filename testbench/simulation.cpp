@@ -1,7 +1,10 @@
 // Main program of a device simulation under cocotb (Verilator).
 //
-// The order of the VPI callbacks in a time step is that of cocotb's own main; what differs is that waves
-// are written only while the harness raises trace_enable, and that the file is opened only then.
+// It makes the clock, and looks at VPI only for what can wake Python: a due timer, or a change of a signal
+// that Python waits for. Only when Python has run does a time step go through all of cocotb's phases, in the
+// order of cocotb's own main; all other clock edges cost an evaluation and no more.
+//
+// Waves are written while the harness raises trace_enable; the file is opened then, too.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -15,13 +18,32 @@
 
 extern "C" void vlog_startup_routines_bootstrap();
 
-static uint64_t now = 0;  // in ps
+static const uint64_t half_period = 5000;  // ps; bench.py has the period too
+static uint64_t now = 0;                   // ps
 
 double sc_time_stamp() { return static_cast<double>(now); }
 
-static void settle() {
-    while (VerilatedVpi::callValueCbs()) {
-    }
+// Wake whoever waits for a change of a signal; true when someone did.
+static bool settle() {
+    bool woken = false;
+    while (VerilatedVpi::callValueCbs()) woken = true;
+    return woken;
+}
+
+// All phases of a time step, as often as Python's writes ask for it.
+static void full_step(Vtop& top) {
+    do {
+        do {
+            top.eval();
+            VerilatedVpi::clearEvalNeeded();
+            VerilatedVpi::doInertialPuts();
+            settle();
+        } while (VerilatedVpi::evalNeeded());
+        VerilatedVpi::callCbs(cbReadWriteSynch);
+        VerilatedVpi::doInertialPuts();
+        settle();
+    } while (VerilatedVpi::evalNeeded());
+    VerilatedVpi::callCbs(cbReadOnlySynch);
 }
 
 static void end_of_simulation() { VerilatedVpi::callCbs(cbEndOfSimulation); }
@@ -33,46 +55,44 @@ int main(int argc, char** argv) {
     Verilated::traceEverOn(true);
     std::unique_ptr<VerilatedFstC> waves;
 #endif
-    auto top = std::make_unique<Vtop>("");
+    auto owner = std::make_unique<Vtop>("");
+    Vtop& top = *owner;
     vlog_startup_routines_bootstrap();
     Verilated::addExitCb([](void*) { end_of_simulation(); }, nullptr);
     VerilatedVpi::callCbs(cbStartOfSimulation);
     settle();
+    full_step(top);
+    uint64_t edge = half_period;
     while (!Verilated::gotFinish()) {
-        do {
-            do {
-                top->eval_step();
-                VerilatedVpi::clearEvalNeeded();
-                VerilatedVpi::doInertialPuts();
-                settle();
-            } while (VerilatedVpi::evalNeeded());
-            VerilatedVpi::callCbs(cbReadWriteSynch);
-            VerilatedVpi::doInertialPuts();
-            settle();
-        } while (VerilatedVpi::evalNeeded());
-        top->eval_end_step();
-        VerilatedVpi::callCbs(cbReadOnlySynch);
+        const uint64_t deadline = VerilatedVpi::cbNextDeadline();
+        now = std::min(edge, deadline);
+        bool woken = deadline == now;
+        if (VerilatedVpi::hasCbs(cbNextSimTime)) {
+            VerilatedVpi::callCbs(cbNextSimTime);
+            woken = true;
+        }
+        if (deadline == now) VerilatedVpi::callTimedCbs();
+        if (edge == now) {
+            top.clk = !top.clk;
+            edge += half_period;
+        }
+        if (!woken) {
+            top.eval();
+            woken = settle();
+        }
+        if (woken) full_step(top);
 #if VM_TRACE
-        if (top->trace_enable) {
+        if (top.trace_enable) {
             if (!waves) {
                 waves = std::make_unique<VerilatedFstC>();
-                top->trace(waves.get(), 99);
+                top.trace(waves.get(), 99);
                 waves->open("waves.fst");
             }
             waves->dump(now);
         }
 #endif
-        const uint64_t never = ~UINT64_C(0);
-        const uint64_t next_event = top->eventsPending() ? top->nextTimeSlot() : never;
-        const uint64_t next = std::min<uint64_t>(VerilatedVpi::cbNextDeadline(), next_event);
-        if (next == never) break;
-        now = next;
-        VerilatedVpi::callCbs(cbNextSimTime);
-        settle();
-        VerilatedVpi::callTimedCbs();
-        settle();
     }
-    top->final();
+    top.final();
     end_of_simulation();
 #if VM_TRACE
     if (waves) waves->close();
