@@ -80,7 +80,7 @@ class Assembly:
         uses: dict[Buffer, list[int]] = {}
         loaded: set[Buffer] = set()
         for position, layer in enumerate(self.layers):
-            for feature_map in (*(operand.map for operand in layer.operands), layer.output):
+            for feature_map in layer.maps:
                 uses.setdefault(feature_map.buffer, []).append(position)
                 if feature_map.loaded:
                     loaded.add(feature_map.buffer)
@@ -197,8 +197,8 @@ class Assembly:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layer(self, layer: Layer) -> None:
-        for operand in layer.operands:
-            self._load_map(operand.map)
+        for feature_map in layer.maps:
+            self._load_map(feature_map)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
         if isinstance(layer, ConvLayer):
             self._convolution(layer, mask)
@@ -230,7 +230,7 @@ class Assembly:
         """Memory plan and weights, for people and tools."""
         buffers = {}
         for layer in self.layers:
-            for feature_map in (*(operand.map for operand in layer.operands), layer.output):
+            for feature_map in layer.maps:
                 buffers[feature_map] = {
                     "tensor": feature_map.tensor, "name": feature_map.name, "address": feature_map.buffer.address,
                     "words": feature_map.words, "layout": "packed" if feature_map.packed else "blocked",

@@ -86,12 +86,13 @@ class _Merge:
             if one.writer and self._may_overwrite(other, one.writer):
                 self._in_place(other)
                 self._redirect(one)
+                one.writer.beneath = other.operand.map
                 self._finish([])
                 return
         for one, other in ((a, b), (b, a)):
             if one.operand.map.buffer is not other.operand.map.buffer and self._may_overwrite(one, self.select):
                 self._in_place(one)
-                self._finish([other])
+                self._finish([other], beneath=one.operand.map)
                 return
         for side in self.sides:
             if side.writer:
@@ -123,16 +124,16 @@ class _Merge:
         side.writer.op += "+SELECT_V2"
         side.writer.operators = side.writer.operators + self.select.operators
 
-    def _finish(self, copied: list[_Side]) -> None:
+    def _finish(self, copied: list[_Side], beneath: FeatureMap | None = None) -> None:
         """Put copies of these sides' pixels in the place of the selection."""
         at = self.layers.index(self.select)
-        self.layers[at : at + 1] = [self._copy(side) for side in copied]
+        self.layers[at : at + 1] = [self._copy(side, beneath) for side in copied]
 
-    def _copy(self, side: _Side) -> PoolLayer:
+    def _copy(self, side: _Side, beneath: FeatureMap | None) -> PoolLayer:
         select = self.select
         copy = PoolLayer(name=select.name, op="SELECT_V2", shape=select.shape, operators=select.operators,
                          output=select.output, input=side.operand,
                          geometry=Geometry((1, 1), (1, 1), (1, 1), (0, 0)), average=False,
                          output_min=-128, output_max=127)
-        copy.mask = side.mask
+        copy.mask, copy.beneath = side.mask, beneath
         return copy

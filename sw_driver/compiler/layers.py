@@ -60,7 +60,7 @@ class FeatureMap:
         return self.feed is not None or self.constant is not None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Operand:
     """A feature map as a layer reads it: as height x width pixels of `blocks` words that follow one another."""
 
@@ -119,6 +119,7 @@ class Layer:
     """One layer of an engine: `op` is its TFLite name (fused operators joined by +), `output` what it writes.
 
     mask : None, or the pixels that are computed. operators : indices in the graph.
+    beneath : a map that must be in the output's buffer before, because this layer writes only some of its pixels.
     """
 
     name: str
@@ -127,11 +128,18 @@ class Layer:
     operators: list[int]
     output: FeatureMap
     mask: Mask | None = dataclasses.field(default=None, init=False)
+    beneath: FeatureMap | None = dataclasses.field(default=None, init=False)
 
     @property
     def operands(self) -> list[Operand]:
         """Everything it reads."""
         raise NotImplementedError
+
+    @property
+    def maps(self) -> list[FeatureMap]:
+        """The maps that must be there before it starts, and its output."""
+        beneath = [] if self.beneath is None else [self.beneath]
+        return [*(operand.map for operand in self.operands), *beneath, self.output]
 
     @property
     def elementwise(self) -> list[Operand]:
