@@ -29,9 +29,9 @@ def registers_page() -> str:
     parts = [
         "# Registers",
         _GENERATED,
-        f"AXI4-Lite, 32-bit registers in {registers.ADDRESS_BYTES} bytes of address space, described in "
-        "`hw/contract/registers.py`. Addresses are byte addresses. Reading a register that is only written gives zero; "
-        "writing one that is only read changes nothing.",
+        (f"AXI4-Lite, 32-bit registers in {registers.ADDRESS_BYTES} bytes of address space, described in "
+         "`hw/contract/registers.py`. Addresses are byte addresses. Reading a register that is only written gives "
+         "zero; writing one that is only read changes nothing."),
         _table(("address", "name", "access", "after reset", "meaning"), rows),
     ]
     for kind in (registers.Control, registers.Status, registers.Permission, registers.Error, registers.Window):
@@ -47,8 +47,8 @@ def commands_page() -> str:
         "# Commands and records",
         _GENERATED,
         _prose(inspect.getdoc(commands) or ""),
-        f"A command has {commands.COMMAND_BYTES} bytes, a record {commands.RECORD_BYTES}. The format version is "
-        f"{config.FORMAT_VERSION}.",
+        (f"A command has {commands.COMMAND_BYTES} bytes, a record {commands.RECORD_BYTES}. The format version is "
+         f"{config.FORMAT_VERSION}."),
         "## Engines and opcodes",
         _table(("opcode", "name", "engine"), [
             (f"`{opcode.value:#04x}`", f"`{opcode.name}`",
@@ -177,7 +177,7 @@ def _sections(text: str) -> str:
 
 def _parameters(text: str) -> str:
     """The `name : meaning` lines of a Parameters section, as a list."""
-    body = text.split("----------\n", 1)[1].split("\n\n")[0]
+    body = text.split("----------\n", 1)[1].partition("\n\n")[0]
     items = re.sub(r"\. (\w+) : ", r".\n\1 : ", re.sub(r"\n\s+", " ", body)).splitlines()
     return "\n".join(re.sub(r"^(\w+) : ", r"- `\1`: ", item) for item in items)
 

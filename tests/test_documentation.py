@@ -1,4 +1,4 @@
-"""What the documentation says is so: generated pages are up to date, links lead somewhere, the README's code is real."""
+"""What the documentation says is so: generated pages are up to date, links lead somewhere, code in it is real."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/
 
 def _generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -65,8 +65,8 @@ def _violations(module: str, source: str, package: str) -> list[str]:
     found = []
     for line, name in _imports(source, package):
         if name.split(".")[0] in ours:
-            allowed = name == "hw" and "hw.contract" in MAY_IMPORT[part] or any(
-                _has_prefix(name, prefix) for prefix in MAY_IMPORT[part])
+            package_of_contract = name == "hw" and "hw.contract" in MAY_IMPORT[part]
+            allowed = package_of_contract or any(_has_prefix(name, prefix) for prefix in MAY_IMPORT[part])
             if not allowed:
                 found.append(f"{module}:{line}: {part} must not import {name}")
         elif name.split(".")[0] == "amaranth" and part in WITHOUT_AMARANTH:

@@ -52,7 +52,8 @@ def version() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; `handler` in its result is what runs the subcommand."""
-    top = _Parser(prog="lacuna", description="Run int8 TFLite networks on the Lacuna neural processor, exact to the bit.",
+    top = _Parser(prog="lacuna",
+                  description="Run int8 TFLite networks on the Lacuna neural processor, exact to the bit.",
                   epilog=f"{DEBUG_VARIABLE}=1 in the environment adds a traceback to errors.")
     top.add_argument("--version", action="version", version=f"lacuna {version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)

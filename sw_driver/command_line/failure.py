@@ -15,9 +15,12 @@ def is_expected(error: Exception) -> bool:
     """Whether an exception is one of those by which Lacuna's parts refuse bad input or report a broken device."""
     from sim.simulator import SimulatorError
     from sim.tokens import ProgramError
-    from sw_driver.compiler.errors import CompileError
+    from sw_driver import device, inputs
+    from sw_driver.compiler import CompileError
     from sw_driver.graph import ModelError
     from sw_driver.links.link import LinkError
+    from sw_driver.oracle import OracleError
 
-    return isinstance(error, (CommandError, CompileError, ConfigError, ImageError, LinkError, ModelError, ProgramError,
-                              SimulatorError))
+    return isinstance(error, (
+        CommandError, CompileError, ConfigError, ImageError, LinkError, ModelError, OracleError, ProgramError,
+        SimulatorError, device.DeviceError, device.InputError, inputs.InputError))

@@ -1,4 +1,4 @@
-"""Files that commands write: complete or not there at all."""
+"""Where commands write to: the terminal, and files that are complete or not there at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from sw_driver.command_line.failure import Failure
+
+#: Columns of tables that go to a file or a pipe.
+WIDTH = 140
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, and wide enough where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,2 +1,215 @@
-"""check placeholder"""
-def add_command(c): pass
+"""`lacuna run`: a model on a device, layer by layer, compared with TFLite Micro."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hw.contract.config import Config, preset
+from hw.contract.image import FILE_MAGIC, Program
+from sw_driver.command_line.failure import Failure
+from sw_driver.command_line.layer_table import layer_json, layer_table
+from sw_driver.command_line.options import add_json, add_preset, command_range, natural
+from sw_driver.command_line.output import require_writable, wide_console, write_json
+from sw_driver.compiler import compile_model
+from sw_driver.device import Device
+from sw_driver.graph import Graph, Tensor
+from sw_driver.inputs import load_runs
+from sw_driver.opening import open_device
+from sw_driver.oracle import run_oracle
+from sw_driver.result import RunResult
+from sw_driver.tflite.reader import load_graph, read_model
+
+DEVICES = ("rtl", "golden")
+SIMULATORS = ("verilator", "icarus")
+
+#: Bytes per cycle that the simulated external memory can be slowed down to.
+BANDWIDTHS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser's subcommands."""
+    parser = commands.add_parser(
+        "run", help="run a model, with a table per layer, and compare it with TFLite Micro",
+        description="Run a model on the simulated hardware or the golden model. Prints a table of layers and compares "
+                    "every output with TFLite Micro. Exit status 1 if an output differs.")
+    parser.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file, or a program of `lacuna compile`")
+    parser.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE", dest="inputs",
+                        help=".npy, raw .bin, or a picture for image models. Repeated: one run each. For a model with "
+                             "several inputs: NAME=FILE once for each of them, one run")
+    add_preset(parser)
+    parser.add_argument("--device", choices=DEVICES, default="rtl",
+                        help="rtl: simulated hardware; golden: the NumPy model, with predicted cycles (default: rtl)")
+    add_json(parser, "the results")
+    parser.add_argument("--reference", type=Path, metavar="MODEL",
+                        help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
+    simulation = parser.add_argument_group("simulation", "with --device rtl")
+    simulation.add_argument("--simulator", choices=SIMULATORS, default="verilator",
+                            help="icarus is slow, for small presets (default: verilator)")
+    simulation.add_argument("--latency", type=natural, default=20, metavar="CYCLES",
+                            help="of the external memory (default: 20)")
+    simulation.add_argument("--bandwidth", type=float, choices=BANDWIDTHS, default=BANDWIDTHS[0], metavar="BYTES",
+                            help=f"of the external memory per cycle, one of {', '.join(f'{b:g}' for b in BANDWIDTHS)} "
+                                 "(default: 8)")
+    simulation.add_argument("--waves", type=Path, metavar="FILE", help="record all signals to FILE (FST); slower")
+    simulation.add_argument("--waves-commands", type=command_range, metavar="A:B",
+                            help="record only while the commands A to B of the program run")
+    parser.set_defaults(handler=handle)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What is to be run: a program, the interface of its inputs, and the model to compare it with, if there is one."""
+
+    program: Program
+    interface: Graph
+    reference: bytes | None
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Run all inputs, print, write the JSON."""
+    _check_options(options)
+    config = preset(options.preset)
+    job = _load(options.model, options.reference, config)
+    runs = load_runs(job.interface, options.inputs)
+    console = wide_console()
+    entries: list[dict[str, Any]] = []
+    result: RunResult | None = None
+    with console.status(f"Opening device {options.device}") as status:
+        def progress(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                print(text, flush=True)
+
+        with _open(options, config, progress) as device:
+            for index, inputs in enumerate(runs):
+                label = _label(options.inputs, index, len(runs))
+                status.update(f"Running {label if isinstance(label, str) else ', '.join(label)}")
+                result = device.run(job.program, inputs)
+                difference = _difference(job, inputs, result)
+                entries.append({
+                    "input": label,
+                    "outputs": [array.ravel().tolist() for array in result.outputs.values()],
+                    "cycles": result.cycles,
+                    "wall_s": result.wall_s,
+                    "exact": None if job.reference is None else difference is None,
+                })
+                _print_run(console, entries[-1], difference, " (predicted)" if options.device == "golden" else "")
+            simulator = _simulator(device, entries)
+    assert result is not None
+    console.print()
+    console.print(layer_table(result.layers, result.cycles))
+    console.print()
+    _print_summary(entries, options, simulator)
+    if options.json is not None:
+        write_json(options.json, {
+            "model": str(options.model), "preset": options.preset, "device": options.device, "runs": entries,
+            "layers": [layer_json(layer) for layer in result.layers], "simulator": simulator,
+        })
+    return int(any(entry["exact"] is False for entry in entries))
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Everything that can be refused before work is spent."""
+    require_writable(options.json)
+    require_writable(options.waves)
+    if options.waves_commands is not None and options.waves is None:
+        raise Failure("--waves-commands says which commands to record: it needs --waves FILE")
+    if options.device == "golden" and options.waves is not None:
+        raise Failure("--waves records signals of the RTL: it needs --device rtl")
+
+
+def _load(model: Path, reference: Path | None, config: Config) -> _Job:
+    data = read_model(model)
+    if not data.startswith(FILE_MAGIC):
+        if reference is not None:
+            raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
+        return _Job(compile_model(model, config), load_graph(model), data)
+    program = Program.from_bytes(data, str(model))
+    program.check(config)
+    if reference is None:
+        return _Job(program, _interface(program), None)
+    graph = load_graph(reference)
+    wanted = [(port.shape, port.dtype) for port in (*program.inputs, *program.outputs)]
+    tensors = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
+    found = [(list(tensor.shape), tensor.dtype) for tensor in tensors]
+    if wanted != found:
+        raise Failure(f"{model} was not compiled from {reference}: their inputs or outputs have other shapes or types")
+    return _Job(program, graph, read_model(reference))
+
+
+def _interface(program: Program) -> Graph:
+    """The program's inputs as a graph without operators: all that reading input files needs."""
+    tensors = [
+        Tensor(index, port.name, tuple(port.shape), port.dtype, np.array([port.scale], np.float32),
+               np.array([port.zero_point], np.int64))
+        for index, port in enumerate(program.inputs)
+    ]
+    return Graph(program.model, tensors, [], list(range(len(tensors))), [])
+
+
+def _open(options: argparse.Namespace, config: Config, progress: Any) -> Device:
+    if options.device == "golden":
+        return open_device("golden", config)
+    return open_device("rtl", config, simulator=options.simulator, latency=options.latency,
+                       bandwidth=options.bandwidth, waves=options.waves, waves_commands=options.waves_commands,
+                       progress=progress)
+
+
+def _simulator(device: Device, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Name, version and speed of what ran; a link that does not measure its speed gets that of the runs."""
+    waited = sum(entry["wall_s"] for entry in entries)
+    speed = sum(entry["cycles"] for entry in entries) / waited if waited else 0.0
+    return {"cycles_per_second": speed, **device.link.simulator}
+
+
+def _label(given: Sequence[str], index: int, runs: int) -> str | dict[str, str]:
+    """What the JSON calls the input of a run: its file, or the files by input name."""
+    if runs == len(given) and (runs > 1 or "=" not in given[0] or Path(given[0]).exists()):
+        return given[index]
+    return dict(text.split("=", 1) for text in given)
+
+
+def _difference(job: _Job, inputs: Mapping[str, np.ndarray], result: RunResult) -> str | None:
+    """The first difference from TFLite Micro, in words; None if there is none, or nothing to compare with."""
+    if job.reference is None:
+        return None
+    expected = run_oracle(job.reference, list(inputs.values()))
+    for (name, found), wanted in zip(result.outputs.items(), expected, strict=True):
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            return f"output {name!r} is {found.dtype} {found.shape}, TFLite Micro's is {wanted.dtype} {wanted.shape}"
+        wrong = np.argwhere(found != wanted)
+        if len(wrong):
+            place = tuple(int(i) for i in wrong[0])
+            return (f"output {name!r}, element {list(place)}: {found[place]} instead of {wanted[place]}; "
+                    f"{len(wrong)} of {found.size} elements differ")
+    return None
+
+
+def _print_run(console: Console, entry: dict[str, Any], difference: str | None, predicted: str) -> None:
+    label = entry["input"] if isinstance(entry["input"], str) else ", ".join(entry["input"].values())
+    verdict = {True: "exact", None: "not compared", False: f"DIFFERS: {difference}"}[entry["exact"]]
+    best = ""
+    if len(entry["outputs"]) == 1 and 1 < len(entry["outputs"][0]) <= 1000:
+        best = f", largest output: element {int(np.argmax(entry['outputs'][0]))}"
+    text = f"{label}: {entry['cycles']:,} cycles{predicted}, {verdict}{best}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_summary(entries: list[dict[str, Any]], options: argparse.Namespace, simulator: Mapping[str, Any]) -> None:
+    runs = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
+    print(f"{runs} on preset {options.preset}, device {options.device} ({simulator['name']} {simulator['version']}, "
+          f"{simulator['cycles_per_second']:,.0f} cycles/s)")
+    wrong = sum(entry["exact"] is False for entry in entries)
+    if wrong:
+        print(f"{wrong} of {len(entries)} runs differ from TFLite Micro")
+    elif entries[0]["exact"] is None:
+        print("Outputs were not compared: a compiled program holds no model; give it as --reference MODEL.tflite")
+    else:
+        print("Every output equals TFLite Micro's, bit for bit")

@@ -17,7 +17,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("verilog", help="write the hardware as Verilog",
                                  description="Write the hardware of a preset as Verilog, with a manifest of its sizes.")
     add_preset(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write into; made if needed")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write into")
     parser.set_defaults(handler=handle)
 
 
