@@ -27,12 +27,15 @@ from sim.tokens import Command, predecessors
 class Costs:
     """Cycles that follow from the RTL's pipelines, not from the amount of work."""
 
-    conv_start: int = 12  #: command accepted until the first activation word reaches a row
-    conv_wave: int = 4  #: a wave's first tile after the last one of the wave before
-    conv_end: int = 14  #: the last weight row issued until the last word is written, draining apart
+    conv_start: int = 18  #: command accepted until the first output pixel is walked
+    wave: int = 3  #: a wave's last pixel walked until the next wave's first
     tile_rows_per_cycle: int = 2  #: weight rows that the loader moves per cycle
     tile_minimum: int = 1  #: cycles that a tile takes the loader, even one without rows
-    drain_start: int = 6  #: a wave's last issue until its first result is requantised
+    tile_free: int = 2  #: a row's last issue for a tile until the loader may send the next one
+    tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
+    fetch_latency: int = 8  #: an activation word requested until its row sees it
+    drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
+    conv_end: int = 16  #: the last accumulators taken until the last word is written
     vector_start: int = 8  #: command accepted until the first word is requested
     vector_end: int = 12  #: the last word requested until the last word is written
     transfer_start: int = 10  #: command accepted until the first address is on the bus, and its end
@@ -67,52 +70,81 @@ class ConvWork:
     fused_add: bool
 
 
-def _by_wave(values: NDArray[np.integer], waves: int, depth: int, pixel_groups: int) -> NDArray[np.int64]:
-    """[n, ...] per pixel -> [waves, pixel groups, ...], summed over a group's pixels."""
-    padded = np.zeros((waves * depth * pixel_groups, *values.shape[1:]), dtype=np.int64)
-    padded[: len(values)] = values
-    return padded.reshape(waves, depth, pixel_groups, *values.shape[1:]).sum(axis=1)
+def _row_cycles(work: ConvWork, waves: int, depth: int, pixel_groups: int) -> NDArray[np.int64]:
+    """Cycles that each row is busy with each tile: [waves, pixel groups, kernel tiles, output blocks].
+
+    A word takes as many cycles as it has surviving channels. One without any takes none where it passes behind a
+    word that is being issued, else one.
+    """
+    shape = waves, depth, pixel_groups
+    padded = np.zeros((waves * depth * pixel_groups, *work.issue.shape[1:]), dtype=np.int16)
+    padded[: len(work.issue)] = work.issue
+    issue = padded.reshape(*shape, *work.issue.shape[1:])
+    padded_words = np.zeros((waves * depth * pixel_groups, work.words.shape[1], 1), dtype=bool)
+    padded_words[: len(work.words), :, 0] = work.words
+    words = padded_words.reshape(*shape, -1, 1)
+    cycles = np.zeros((waves, *issue.shape[2:]), dtype=np.int64)
+    slack = np.zeros_like(cycles)
+    for pixel in range(depth):
+        count = issue[:, pixel].astype(np.int64)
+        empty = words[:, pixel] & (count == 0)
+        cycles += count + (empty & (slack == 0))
+        slack = np.where(count > 0, count - 1, np.maximum(slack - empty, 0))
+    return np.maximum(cycles, 1)
+
+
+def _fetch_cycles(pixels: int, pixel_groups: int, config: Config) -> int:
+    """Cycles that the activation fetch takes for one tile of a wave: it visits padding too, and each row once."""
+    at_once = 1 if pixel_groups == 1 else config.fetch_ports
+    return -(-max(pixels, pixel_groups) // at_once)
+
+
+def _drain_cycles(pixels: int, blocks: int, pixel_groups: int, config: Config) -> int:
+    """Cycles that the drain takes for a wave: Q lanes per cycle, and one for each row without an output block."""
+    idle_rows = config.rows - min(pixels, pixel_groups) * blocks
+    return pixels * blocks * (config.lanes // config.requantise_lanes) + idle_rows
 
 
 def convolution(work: ConvWork, config: Config) -> int:
     """Cycles of a CONV command with this work."""
     n, kernel_tiles, blocks = work.issue.shape
+    if n == 0:
+        return COSTS.conv_start + COSTS.conv_end
     group_blocks = 1 << work.unrolling
     pixel_groups = config.rows // group_blocks
     wave_pixels = pixel_groups * config.pixels_per_row
     waves = -(-n // wave_pixels)
-    issue = _by_wave(work.issue, waves, config.pixels_per_row, pixel_groups)  # [waves, groups, tiles, blocks]
-    words = _by_wave(work.words.astype(np.int64), waves, config.pixels_per_row, pixel_groups)
-    fetch = (words.sum(axis=1) / config.fetch_ports).tolist()  # [waves][tiles]
-    # A row also needs a cycle per activation word to move it out of the queue.
-    issue = np.maximum(issue, words[..., None])
-    load = np.maximum(-(-work.tile_rows // COSTS.tile_rows_per_cycle), COSTS.tile_minimum)
-    entries = config.lanes // config.requantise_lanes
-    drained = [0.0, 0.0]
-    loader = fetched = 0.0
-    rows = np.zeros((pixel_groups, min(group_blocks, blocks)))
+    busy = _row_cycles(work, waves, config.pixels_per_row, pixel_groups)
+    load = np.maximum(-(-work.tile_rows // COSTS.tile_rows_per_cycle), COSTS.tile_minimum).tolist()
+    walked = COSTS.conv_start + min(n, wave_pixels)  # the last pixel of a wave is known
+    ready = np.full((pixel_groups, min(group_blocks, blocks)), walked, dtype=np.float64)
+    before = released = ready  # when each row was done with the last tile, and the one before it
+    drained = [0.0, 0.0]  # when the accumulator banks are free
+    loader = fetched = float(walked)
     wave_index = 0
     for first in range(0, blocks, group_blocks):
         last = min(first + group_blocks, blocks)
-        rows = np.full((pixel_groups, last - first), rows.max())
-        released = rows.max(axis=0)
-        load_steps = np.cumsum(load[:, first:last], axis=1)
+        ready, before, released = (rows[:, : last - first] for rows in (ready, before, released))
         for wave in range(waves):
-            rows = np.maximum(rows, drained[wave_index % 2]) + COSTS.conv_wave
-            for tile in range(kernel_tiles):
-                before = rows
-                steps = load_steps[tile]
-                loads = max(loader, float(released.max())) + steps
-                loader = float(loads[-1])
-                fetched = max(fetched, float(released.min())) + fetch[wave][tile]
-                work_here = issue[wave, :, tile, first:last]
-                rows = np.maximum(np.maximum(before, loads) + work_here, np.where(work_here > 0, fetched + 1, 0))
-                released = before.max(axis=0)
             pixels = min(wave_pixels, n - wave * wave_pixels)
-            end = max(float(rows.max()) + COSTS.drain_start, *drained)
-            drained[wave_index % 2] = end + pixels * (last - first) * entries
+            if wave_index:
+                walked += pixels + COSTS.wave
+            fetched = max(fetched, walked)
+            fetch = _fetch_cycles(pixels, pixel_groups, config)
+            ready = np.maximum(ready, drained[wave_index % 2])
+            for tile in range(kernel_tiles):
+                free = released.max(axis=0).tolist()
+                loads = []
+                for slot_free, cycles in zip(free, load[tile][first:last], strict=True):
+                    loader = max(loader, slot_free + COSTS.tile_free) + cycles
+                    loads.append(loader + COSTS.tile_latency)
+                fetched = max(fetched + fetch, max(free) + COSTS.fetch_latency)
+                released, before = before, ready
+                ready = np.maximum(np.maximum(ready, loads) + busy[wave, :, tile, first:last], fetched)
+            end = max(float(ready.max()) + COSTS.drain_latency, *drained)
+            drained[wave_index % 2] = end + _drain_cycles(pixels, last - first, pixel_groups, config)
             wave_index += 1
-    return COSTS.conv_start + math.ceil(max(float(rows.max()), *drained)) + COSTS.conv_end
+    return math.ceil(max(drained)) + COSTS.conv_end
 
 
 def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: int, unrolling: int,
@@ -130,30 +162,27 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     if pixels == 0:
         return COSTS.conv_start + COSTS.conv_end
     lanes = config.lanes if lanes_per_word is None else lanes_per_word
+    survive = density * weight_density
     group_blocks = 1 << unrolling
     pixel_groups = config.rows // group_blocks
     wave_pixels = pixel_groups * config.pixels_per_row
-    entries = config.lanes // config.requantise_lanes
-    total = float(COSTS.conv_start + COSTS.conv_end)
+    full_waves, rest = divmod(pixels, wave_pixels)
+    total = float(COSTS.conv_start + min(pixels, wave_pixels) + COSTS.fetch_latency)
+    drain = 0
     for first in range(0, output_blocks, group_blocks):
         blocks = min(group_blocks, output_blocks - first)
         load = blocks * max(math.ceil(config.lanes * weight_density / COSTS.tile_rows_per_cycle), COSTS.tile_minimum)
-        full, rest = divmod(pixels, wave_pixels)
-        for count, wave in ((full, wave_pixels), (1, rest)):
-            if wave == 0 or count == 0:
+        for count, wave in ((full_waves, wave_pixels), (1, rest)):
+            if not wave or not count:
                 continue
-            deep = -(-wave // pixel_groups) * words_per_tap
-            trials = deep * lanes
-            survive = density * weight_density
+            words = -(-wave // pixel_groups) * words_per_tap
             busy_rows = min(wave, pixel_groups) * blocks
-            spread = _SPREAD * math.sqrt(trials * survive * (1 - survive)) if busy_rows > 1 else 0.0
-            issue = max(trials * survive + spread, deep)
-            fetch = wave * words_per_tap / config.fetch_ports
-            compute = kernel_tiles * max(issue, load, fetch) + COSTS.conv_wave
-            total += count * max(compute, wave * blocks * entries)
-        total += load if unrolling else 0
-    last = min(pixels, wave_pixels) * min(group_blocks, output_blocks) * entries
-    return math.ceil(total + last)
+            spread = _SPREAD * math.sqrt(words * lanes * survive * (1 - survive)) if busy_rows > 1 else 0.0
+            fetch = _fetch_cycles(wave, pixel_groups, config)
+            drain = _drain_cycles(wave, blocks, pixel_groups, config)
+            per_tile = max(words * lanes * survive + spread, words, 1, load, fetch)
+            total += count * max(kernel_tiles * per_tile, drain, wave)
+    return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
 
 
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:

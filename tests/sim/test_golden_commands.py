@@ -215,7 +215,8 @@ def conv_reference(config: Config, memory: OnChip, v: dict[str, int], tiles, cha
     lanes, flat = config.lanes, memory.feature.reshape(-1).tolist()
     packed = v["flags"] & Flag.PACKED
     after = flat.copy()
-    counters: dict[str, int] = dict.fromkeys(("active_pixels", "issued", "issued_last", "skipped_weight", "skipped_weight_last"), 0)
+    counters: dict[str, int] = dict.fromkeys(
+        ("active_pixels", "issued", "issued_last", "skipped_weight", "skipped_weight_last"), 0)
     for y, x in pixels(v):
         if not is_active(memory, v, y, x):
             continue
