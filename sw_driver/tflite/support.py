@@ -171,9 +171,9 @@ class _Checker:
         for x in (self._graph.tensors[index] for index in dict.fromkeys(indices)):
             if len(x.scales) == 1 == len(y.scales) and (
                     abs(x.scale - y.scale) > 1e-6 * y.scale or x.zero_point != y.zero_point):
-                yield (f"{x} has scale {x.scale:.6g} and zero point {x.zero_point}, "
-                       f"its output {y.scale:.6g} and {y.zero_point}",
-                       "the same scale and zero point", "requantise in the layer before")
+                reason = (f"{x} has scale {x.scale:.6g} and zero point {x.zero_point}, "
+                          f"its output {y.scale:.6g} and {y.zero_point}")
+                yield reason, "the same scale and zero point", "requantise in the layer before"
 
     def _parameters(self, operator: Operator) -> Iterator[_Finding]:
         weights, bias = (self._graph.input_tensors(operator) + [None])[1:3]
