@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from hw.contract.commands import Flag, Opcode, encode
@@ -82,6 +82,8 @@ def random_job(rng: np.random.Generator, config: Config, memory: np.ndarray, mas
     blocks = int(rng.integers(1, 4))
     wide = rng.integers(3) == 0
     height, width = int(rng.integers(1, 6)), int(rng.integers(60, 140) if wide else rng.integers(1, 12))
+    if wide:
+        height, blocks = min(height, 3), 1
     f: dict[str, int] = {"output_y": int(rng.integers(0, 3)), "output_rows": height, "output_width": width,
                          "output_blocks": blocks}
 
@@ -182,14 +184,24 @@ class Bench:
         self.rng = rng
         self.stall = stall  # chance of each port's request to be delayed
         self.dut = VectorEngine(config)
+        self.reset = Signal()
         self.memory = rng.integers(-128, 128, (config.feature_words, config.lanes)).astype(np.int8)
         self.masks = np.zeros(config.mask_words, np.uint64)
 
     def run(self, testbench) -> None:
-        simulator = Simulator(self.dut)
+        simulator = Simulator(ResetInserter(self.reset)(self.dut))
         simulator.add_clock(1e-6)
         simulator.add_testbench(testbench)
         simulator.run()
+
+    async def reset_engine(self, ctx) -> None:
+        """A cycle of reset, as a soft reset of the device does it."""
+        ctx.set(self.dut.engine.command.valid, 0)
+        ctx.set(self.dut.read_a.data_valid, 0)
+        ctx.set(self.dut.read_b.data_valid, 0)
+        ctx.set(self.reset, 1)
+        await ctx.tick()
+        ctx.set(self.reset, 0)
 
     async def execute(self, ctx, opcode: Opcode, fields: dict[str, int], limit: int = 200_000) -> dict[str, int]:
         """Runs a command to its end: its counters, `cycles` and `error` (0: none)."""
@@ -246,13 +258,131 @@ def test_random_commands(name, stall):
     bench = Bench(CONFIGS[name], rng, stall)
 
     async def testbench(ctx):
-        for _ in range(12):
+        for _ in range(6):
             job = random_job(rng, bench.config, bench.memory, bench.masks)
             done = await bench.execute(ctx, job.opcode, job.fields)
-            assert done["error"] == 0
+            assert done["error"] == Error.NONE
             wrong = np.argwhere(bench.memory != job.expected)
             assert not len(wrong), f"{job.opcode.name} {job.fields}: {len(wrong)} bytes differ, first {wrong[0]}"
             assert (done["active_pixels"], done["words_read"], done["words_written"]) == (
                 job.active_pixels, job.words_read, job.words_written)
+
+    bench.run(testbench)
+
+
+# ---- cycles -----------------------------------------------------------------------------------------------
+
+#: Cycles of a command besides its words: decoding, the first fetch, the pipeline, the last write.
+OVERHEAD = 45
+
+ADD_8X16 = {
+    "output_base": 0, "output_row_stride": 16, "output_pixel_stride": 1, "output_rows": 8, "output_width": 16,
+    "output_blocks": 1, "a_base": 0, "a_row_stride": 16, "a_pixel_stride": 1, "b_base": 128, "b_row_stride": 16,
+    "b_pixel_stride": 1, "a_multiplier": 1 << 30, "b_multiplier": 1 << 30, "sum_multiplier": 1 << 30, "sum_shift": -19,
+    "sum_min": -128, "sum_max": 127,
+}
+POOL_8X8 = {
+    "output_base": 512, "output_row_stride": 8, "output_pixel_stride": 1, "output_rows": 8, "output_width": 8,
+    "output_blocks": 1, "input_base": 0, "input_row_stride": 16, "input_pixel_stride": 1, "input_height": 16,
+    "input_width": 16, "kernel_height": 2, "kernel_width": 2, "stride_y": 2, "stride_x": 2, "dilation_y": 1,
+    "dilation_x": 1, "output_min": -128, "output_max": 127,
+}
+
+
+def execute_one(config: Config, opcode: Opcode, fields: dict[str, int], mask: int = 0) -> tuple[dict, Bench]:
+    """Runs one command without stalls; every mask word is `mask`."""
+    bench = Bench(config, seeded())
+    bench.masks[:] = mask
+    done = {}
+
+    async def testbench(ctx):
+        done.update(await bench.execute(ctx, opcode, fields))
+
+    bench.run(testbench)
+    return done, bench
+
+
+@pytest.mark.parametrize(("name", "cycles_per_word"), [("nano", 4), ("wide", 1)])
+def test_add_takes_as_long_as_its_requantisation(name, cycles_per_word):
+    # Rows of 16 pixels: with one word per cycle, finding a row and its mask word costs two cycles per row more.
+    rows = 8 * 2 if cycles_per_word == 1 else 0
+    done, _ = execute_one(CONFIGS[name], Opcode.ADD, ADD_8X16)
+    assert done["cycles"] <= 128 * cycles_per_word + rows + OVERHEAD
+
+
+def test_pool_takes_one_cycle_per_tap():
+    done, _ = execute_one(CONFIGS["nano"], Opcode.MAX_POOL, POOL_8X8)
+    assert done["words_read"] == 256
+    assert done["cycles"] <= 256 + OVERHEAD
+
+
+@pytest.mark.parametrize("opcode", [Opcode.ADD, Opcode.AVERAGE_POOL, Opcode.MAX_POOL])
+def test_mask_without_active_pixels_costs_a_cycle_per_word(opcode):
+    fields = ADD_8X16 if opcode == Opcode.ADD else POOL_8X8
+    fields = {**fields, "output_rows": 10, "output_width": 200, "flags": int(Flag.GATED)}
+    bench = Bench(CONFIGS["nano"], seeded())
+    before = bench.memory.copy()
+
+    async def testbench(ctx):
+        done = await bench.execute(ctx, opcode, fields)
+        assert done == {"active_pixels": 0, "words_read": 0, "words_written": 0, "cycles": done["cycles"], "error": 0}
+        assert done["cycles"] <= 40 + 8
+        assert (bench.memory == before).all()
+
+    bench.run(testbench)
+
+
+def test_max_pool_of_one_pixel_copies():
+    fields = {**POOL_8X8, "kernel_height": 1, "kernel_width": 1, "stride_y": 1, "stride_x": 1}
+    _, bench = execute_one(CONFIGS["small"], Opcode.MAX_POOL, fields)
+    for y in range(8):
+        assert (bench.memory[512 + 8 * y : 520 + 8 * y] == bench.memory[16 * y : 16 * y + 8]).all()
+
+
+# ---- commands that must be refused --------------------------------------------------------------------------
+
+
+BAD_COMMANDS = [
+    *((opcode, {field: 0}) for opcode in (Opcode.ADD, Opcode.AVERAGE_POOL)
+      for field in ("output_rows", "output_width", "output_blocks")),
+    *((Opcode.MAX_POOL, {field: 0}) for field in ("kernel_height", "kernel_width", "stride_y", "stride_x",
+                                                  "input_height", "input_width")),
+    (Opcode.AVERAGE_POOL, {"dilation_x": 2}),
+    (Opcode.MAX_POOL, {"dilation_y": 0}),
+    (Opcode.AVERAGE_POOL, {"kernel_height": 16, "kernel_width": 17}),
+    (Opcode.MAX_POOL, {"kernel_height": 255, "kernel_width": 255}),
+    (Opcode.ADD, {"a_shift": 32}),
+    (Opcode.ADD, {"sum_shift": -32}),
+    (Opcode.ADD, {"b_multiplier": 1 << 31}),
+    (Opcode.ADD, {"flags": int(Flag.ADD)}),
+    (Opcode.MAX_POOL, {"flags": int(Flag.PACKED)}),
+    (Opcode.CONV, {"flags": 0}),
+    # Windows without an input pixel: below and right of the input, and all in the padding above and left.
+    (Opcode.MAX_POOL, {"output_rows": 9}),
+    (Opcode.AVERAGE_POOL, {"output_width": 9}),
+    (Opcode.MAX_POOL, {"pad_top": 2}),
+    (Opcode.MAX_POOL, {"pad_left": 255}),
+]
+
+#: Windows as large as nano's pool_area, or almost all padding.
+GOOD_COMMANDS = [
+    {"kernel_height": 16, "kernel_width": 16, "output_rows": 1},
+    {"kernel_height": 255, "kernel_width": 1, "pad_top": 254, "output_rows": 1},
+    {"stride_y": 255, "stride_x": 255, "output_rows": 1, "output_width": 1},
+]
+
+
+def test_bad_commands_are_refused_and_reset_recovers():
+    bench = Bench(CONFIGS["nano"], seeded())
+
+    async def testbench(ctx):
+        for opcode, change in BAD_COMMANDS:
+            base = {Opcode.ADD: ADD_8X16, Opcode.CONV: {}}.get(opcode, POOL_8X8)
+            done = await bench.execute(ctx, opcode, {**base, **change})
+            assert done["error"] == Error.BAD_COMMAND, (opcode.name, change)
+            await bench.reset_engine(ctx)
+            change = GOOD_COMMANDS[int(bench.rng.integers(len(GOOD_COMMANDS)))]
+            done = await bench.execute(ctx, Opcode.AVERAGE_POOL, {**POOL_8X8, **change})
+            assert done["error"] == Error.NONE, change
 
     bench.run(testbench)
