@@ -9,6 +9,7 @@ Field numbers follow TFLite's schema (tensorflow/compiler/mlir/lite/schema/schem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from sw_driver.tflite.schema import ACTIVATIONS, FILE_IDENTIFIER, PADDINGS, SCHE
 
 #: Bytes that one tensor may take: TFLite files and its interpreters count in 32 bits.
 TENSOR_BYTES_MAX = (1 << 31) - 1
+
+#: Dimensions that a tensor may have: as many as any TFLite kernel takes (RuntimeShape, for BROADCAST_TO).
+TENSOR_RANK_MAX = 8
 
 
 def load_graph(source: str | Path | bytes) -> Graph:
@@ -121,7 +125,10 @@ def _tensor(index: int, table: Table, buffers: list[np.ndarray]) -> Tensor:
     table.vector(7, "i4")
     if any(size < 0 for size in shape):
         raise ModelError(f"{tensor}: the dimensions must not be negative")
-    if tensor.elements * (tensor.element_bytes if dtype in NUMPY_TYPES else 1) > TENSOR_BYTES_MAX:
+    if len(shape) > TENSOR_RANK_MAX:
+        raise ModelError(f"tensor {index} has {len(shape)} dimensions; a tensor may have {TENSOR_RANK_MAX} at most")
+    extent = math.prod(size for size in shape if size)
+    if extent * (tensor.element_bytes if dtype in NUMPY_TYPES else 1) > TENSOR_BYTES_MAX:
         raise ModelError(f"{tensor}: a tensor may take {TENSOR_BYTES_MAX} bytes at most")
     if table.has(6) or table.has(9):
         raise ModelError(f"{tensor}: sparse and variant tensors are not supported; convert without them")

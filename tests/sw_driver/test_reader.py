@@ -161,6 +161,8 @@ INCONSISTENT = [
     ("tensors[0].shape", [1, 6, 5, 5], "does not match the channels"),
     ("tensors[0].shape", [1, 1 << 16, 1 << 15, 3], "2147483647 bytes at most"),
     ("tensors[0].shape", [6, 5, 3], "4 dimensions"),
+    ("tensors[0].shape", [1] * 9, "9 dimensions; a tensor may have 8 at most"),
+    ("tensors[0].shape", [0, 1 << 30, 1 << 30], "2147483647 bytes at most"),
     ("tensors[0].buffer", 99, "refers to buffer 99, but there are"),
     ("tensors[0].quantization.scale", [float("nan")], "scales must be finite and positive"),
     ("tensors[0].quantization.scale", [0.0], "scales must be finite and positive"),
