@@ -24,13 +24,28 @@ def pixel_bits(config: Config) -> int:
 
 
 def count_ones(m: Module, bits, name: str) -> Signal:
-    """A named sum of the bits of `bits`."""
+    """A named count of the ones of `bits`, added pairwise in fields of doubling width: few operations of a
+    simulator, and the same tree of adders in hardware."""
+    width = 1
+    size = 1 << (len(bits) - 1).bit_length()
+    fields = Signal(size, name=f"{name}_bits")
+    m.d.comb += fields.eq(bits)
+    while width < size:
+        mask = sum(((1 << width) - 1) << at for at in range(0, size, 2 * width))
+        pairs = Signal(size, name=f"{name}_{2 * width}")
+        m.d.comb += pairs.eq((fields & mask) + ((fields >> width) & mask))
+        fields, width = pairs, 2 * width
     total = Signal(range(len(bits) + 1), name=name)
-    terms = [bits[i] for i in range(len(bits))]
-    while len(terms) > 1:  # a balanced tree of adders
-        terms = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
-    m.d.comb += total.eq(terms[0])
+    m.d.comb += total.eq(fields)
     return total
+
+
+def encode(m: Module, chosen, name: str) -> Signal:
+    """The number of the one bit that is set in `chosen`."""
+    index = Signal(max(1, (len(chosen) - 1).bit_length()), name=name)
+    m.d.comb += index.eq(Cat(
+        (chosen & sum(1 << i for i in range(len(chosen)) if i >> bit & 1)).any() for bit in range(len(index))))
+    return index
 
 
 class ActivationWord(data.StructLayout):
@@ -151,9 +166,10 @@ class Row(wiring.Component):
         busy = Signal()  # the issue stage holds a word
         pending = Signal(lanes)
         issue = Signal(data.StructLayout({
-            "data": 8 * lanes, "map": lanes, "pixel": pixel_bits(config), "slot": 1, "bank": 1,
+            "map": lanes, "pixel": pixel_bits(config), "slot": 1, "bank": 1,
             "tile_last": 1, "wave_last": 1, "last_block": 1,
         }))
+        issue_data = Signal(8 * lanes)
         remaining = Signal(lanes)
         chosen = Signal(lanes)
         finishing = Signal()
@@ -185,7 +201,7 @@ class Row(wiring.Component):
             m.d.sync += [
                 busy.eq(1),
                 pending.eq(surviving),
-                issue.data.eq(head.data),
+                issue_data.eq(head.data),
                 issue.map.eq(head_map),
                 issue.pixel.eq(head.pixel),
                 issue.slot.eq(head_slot),
@@ -220,10 +236,7 @@ class Row(wiring.Component):
         # Rows are stored without the all-zero ones: a row's place is its rank among the map's set bits.
         rank = count_ones(m, (issue.map & (chosen - 1)), "rank")
         activation = Signal(8)
-        picks = [issue.data.word_select(i, 8) & chosen[i].replicate(8) for i in range(lanes)]
-        while len(picks) > 1:
-            picks = [picks[i] | picks[i + 1] if i + 1 < len(picks) else picks[i] for i in range(0, len(picks), 2)]
-        m.d.comb += activation.eq(picks[0])
+        m.d.comb += activation.eq(issue_data.word_select(encode(m, chosen, "channel"), 8))
         issued = Signal()
         m.d.comb += [
             issued.eq(pending.any()),
@@ -275,63 +288,59 @@ class Row(wiring.Component):
         # ---- multiply ------------------------------------------------------------------------------
         multiply_stage = Signal(stage_layout)
         operand = Signal(signed(9))
-        weight_row = Signal(data.ArrayLayout(signed(8), lanes))
-        m.d.sync += [
-            multiply_stage.eq(weight_stage),
-            operand.eq(weight_activation - self.zero_point),
-            weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
-        ]
+        weight_row = Signal(8 * lanes)
+        m.d.sync += multiply_stage.eq(weight_stage)
+        with m.If(weight_stage.valid):
+            m.d.sync += [
+                operand.eq(weight_activation - self.zero_point),
+                weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
+            ]
 
-        # ---- accumulate: one bank computes while the other drains -----------------------------------
+        # ---- accumulate; the drain has a read port of its own ----------------------------------------
         accumulate_stage = Signal(stage_layout)
-        products = Signal(data.ArrayLayout(signed(17), lanes))
         m.d.sync += accumulate_stage.eq(multiply_stage)
-        m.d.sync += [products[i].eq(operand * weight_row[i]) for i in range(lanes)]
-
         fresh = Signal(2 * pixels, init=-1)  # nothing accumulated yet: reads as zero
         done = Signal(2)  # all of the wave's products are in the bank
         drain_bank = Signal()
-        accumulators = data.ArrayLayout(signed(32), lanes)
-        bank_data = []
-        current = Signal(accumulators)
-        updated = Signal(accumulators)
         entry = Signal(range(2 * pixels))
         entry_fresh = Signal()
+        drain_entry = Signal(range(2 * pixels))
         m.d.comb += [
             entry.eq(Cat(accumulate_stage.pixel, accumulate_stage.bank)),
             entry_fresh.eq(fresh.bit_select(entry, 1)),
+            drain_entry.eq(Cat(self.drain_pixel, drain_bank)),
         ]
-        for bank in range(2):
-            memory = Memory(shape=unsigned(32 * lanes), depth=pixels, init=[])
-            m.submodules[f"accumulators_{bank}"] = memory
-            write, read = memory.write_port(), memory.read_port(domain="comb")
-            computing = Signal(name=f"computing_{bank}")
+        drained = []
+        for lane in range(lanes):
+            memory = Memory(shape=signed(32), depth=2 * pixels, init=[])
+            m.submodules[f"accumulators_{lane}"] = memory
+            write = memory.write_port()
+            read, drain_read = memory.read_port(domain="comb"), memory.read_port(domain="comb")
+            product = Signal(signed(17), name=f"product_{lane}")
+            with m.If(multiply_stage.valid):
+                m.d.sync += product.eq(operand * weight_row.word_select(lane, 8).as_signed())
             m.d.comb += [
-                computing.eq(accumulate_stage.valid & (accumulate_stage.bank == bank)),
-                read.addr.eq(Mux(computing, accumulate_stage.pixel, self.drain_pixel)),
-                write.addr.eq(accumulate_stage.pixel),
-                write.data.eq(updated),
-                write.en.eq(computing),
+                read.addr.eq(entry),
+                drain_read.addr.eq(drain_entry),
+                write.addr.eq(entry),
+                write.data.eq(Mux(entry_fresh, 0, read.data) + product),
+                write.en.eq(accumulate_stage.valid),
             ]
-            bank_data.append(read.data)
-        m.d.comb += [
-            current.eq(Mux(accumulate_stage.bank, bank_data[1], bank_data[0])),
-            *(updated[i].eq(Mux(entry_fresh, 0, current[i]) + products[i]) for i in range(lanes)),
-        ]
+            drained.append(drain_read.data)
         with m.If(accumulate_stage.valid):
             m.d.sync += fresh.bit_select(entry, 1).eq(0)
         with m.If(accumulate_stage.wave_last):
             m.d.sync += done.bit_select(accumulate_stage.bank, 1).eq(1)
 
         # ---- drain ---------------------------------------------------------------------------------
-        drain_fresh = Signal()
-        group_bits = 32 * config.requantise_lanes
-        groups = [data_of_bank.word_select(self.drain_group, group_bits) for data_of_bank in bank_data]
-        m.d.comb += [
-            self.drained_valid.eq(done.bit_select(drain_bank, 1)),
-            drain_fresh.eq(fresh.bit_select(Cat(self.drain_pixel, drain_bank), 1)),
-            self.drained.eq(Mux(drain_fresh, 0, Mux(drain_bank, groups[1], groups[0]))),
-        ]
+        q = config.requantise_lanes
+        with m.Switch(self.drain_group):
+            for group in range(lanes // q):
+                with m.Case(group):
+                    m.d.comb += self.drained.eq(Cat(drained[group * q : (group + 1) * q]))
+        with m.If(fresh.bit_select(drain_entry, 1)):
+            m.d.comb += self.drained.eq(0)
+        m.d.comb += self.drained_valid.eq(done.bit_select(drain_bank, 1))
         with m.If(self.drain_release):
             m.d.sync += [
                 done.bit_select(drain_bank, 1).eq(0),
