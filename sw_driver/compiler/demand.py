@@ -102,7 +102,8 @@ class _Merge:
     def _may_overwrite(self, side: _Side, writer: Layer) -> bool:
         """Whether `writer`, at its place in the order, may write over the map of `side`."""
         buffer, position = side.operand.map.buffer, self.layers.index(writer)
-        if not side.operand.whole or side.operand.map.words != self.select.output.words:
+        if (not side.operand.whole or side.operand.map.words != self.select.output.words
+                or any(feature_map.buffer is buffer for feature_map in self.wanted)):
             return False
         for at, layer in enumerate(self.layers):
             if layer is self.select:

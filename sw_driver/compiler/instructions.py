@@ -9,8 +9,7 @@ from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Window
-from sw_driver.compiler.layers import AddLayer, ConvLayer, FeatureMap, Geometry, Layer, Operand, PoolLayer
-from sw_driver.compiler.quantisation import AddParameters
+from sw_driver.compiler.layers import AddLayer, Buffer, ConvLayer, FeatureMap, Geometry, Layer, Operand, PoolLayer
 from sw_driver.compiler.unrolling import Chunk
 
 #: A memory: one on chip, or a window of external memory.
@@ -66,11 +65,28 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a CONV command's weights lie in their rings, and the mask of a gated command (-1: not gated)."""
+    """Where a CONV command's weights lie in their rings."""
 
     weight: Region
     maps: Region
     parameters: Region
+
+
+@dataclasses.dataclass(frozen=True)
+class Stripe:
+    """Output rows first .. end - 1 of a layer.
+
+    bases : for buffers of which only a part is on chip: the word where word 0 of the buffer would lie; it may
+        be negative.
+    """
+
+    first: int
+    end: int
+    bases: dict[Buffer, int] = dataclasses.field(default_factory=dict)
+
+    def base(self, feature_map: FeatureMap) -> int:
+        """The feature memory word of word 0 of a map."""
+        return self.bases.get(feature_map.buffer, feature_map.buffer.address)
 
 
 class InstructionWriter:
@@ -81,18 +97,15 @@ class InstructionWriter:
 
     def feature(self, first: int, words: int) -> Region:
         """A region of feature memory."""
-        return Region(Space.FEATURE, first, words, self.config.feature_words)
+        return Region(Space.FEATURE, first % self.config.feature_words, words, self.config.feature_words)
 
-    def map_region(self, feature_map: FeatureMap) -> Region:
-        """All of a feature map."""
-        return self.feature(feature_map.buffer.address, feature_map.words)
-
-    def convolution(self, layer: ConvLayer, chunk: Chunk, placement: Placement, mask: Region | None) -> Instruction:
+    def convolution(self, layer: ConvLayer, stripe: Stripe, chunk: Chunk, placement: Placement,
+                    mask: Region | None) -> Instruction:
         """The CONV command of some output blocks of a layer."""
         config, output = self.config, layer.output
         values = {
-            **self._output(layer, chunk.first_block, chunk.blocks, mask),
-            **self._input(layer.input, layer.geometry),
+            **self._output(layer, stripe, chunk.first_block, chunk.blocks, mask),
+            **self._input(layer.input, layer.geometry, stripe),
             "input_blocks": layer.input_blocks, "last_lanes": layer.last_lanes, "unrolling": chunk.unrolling,
             "weight_base": placement.weight.first,
             "map_base": placement.maps.first * config.maps_per_entry,
@@ -104,56 +117,69 @@ class InstructionWriter:
             values["flags"] |= Flag.PACKED
         if layer.residual is not None and layer.add is not None:
             values["flags"] |= Flag.ADD
-            values["b_base"] = layer.residual.map.buffer.address + chunk.first_block
-            values |= _addition(layer.add, ("a_zero_point",))
-        reads = [self.map_region(operand.map) for operand in layer.operands]
-        reads += [placement.weight, placement.maps, placement.parameters]
+            values["b_base"] = self._word(stripe.base(layer.residual.map) + chunk.first_block)
+            fields = dataclasses.asdict(layer.add)
+            values |= {name: value for name, value in fields.items() if name != "a_zero_point"}
         channels = min(output.channels - chunk.first_block * config.lanes, chunk.blocks * config.lanes)
-        return self._instruction(Opcode.CONV, layer, values, reads, mask, layer.taps_channels * channels,
-                                 channels - (chunk.blocks - 1) * config.lanes)
+        return self._instruction(Opcode.CONV, layer, stripe, values, mask,
+                                 [placement.weight, placement.maps, placement.parameters],
+                                 layer.taps_channels * channels, channels - (chunk.blocks - 1) * config.lanes)
 
-    def addition(self, layer: AddLayer, mask: Region | None) -> Instruction:
+    def addition(self, layer: AddLayer, stripe: Stripe, mask: Region | None) -> Instruction:
         """The ADD command of a layer."""
-        values = self._output(layer, 0, layer.output.blocks, mask) | _addition(layer.parameters, ())
+        values = self._output(layer, stripe, 0, layer.output.blocks, mask) | dataclasses.asdict(layer.parameters)
         for name, operand in (("a", layer.a), ("b", layer.b)):
-            values |= {f"{name}_base": operand.map.buffer.address, f"{name}_row_stride": operand.width * operand.blocks,
-                       f"{name}_pixel_stride": operand.blocks}
-        reads = [self.map_region(operand.map) for operand in layer.operands]
-        return self._instruction(Opcode.ADD, layer, values, reads, mask)
+            values |= {f"{name}_base": self._word(stripe.base(operand.map)),
+                       f"{name}_row_stride": operand.width * operand.blocks, f"{name}_pixel_stride": operand.blocks}
+        return self._instruction(Opcode.ADD, layer, stripe, values, mask)
 
-    def pooling(self, layer: PoolLayer, mask: Region | None) -> Instruction:
+    def pooling(self, layer: PoolLayer, stripe: Stripe, mask: Region | None) -> Instruction:
         """The AVERAGE_POOL or MAX_POOL command of a layer."""
-        values = self._output(layer, 0, layer.output.blocks, mask) | self._input(layer.input, layer.geometry)
-        values |= {"output_min": layer.output_min, "output_max": layer.output_max}
+        values = (self._output(layer, stripe, 0, layer.output.blocks, mask)
+                  | self._input(layer.input, layer.geometry, stripe)
+                  | {"output_min": layer.output_min, "output_max": layer.output_max})
         opcode = Opcode.AVERAGE_POOL if layer.average else Opcode.MAX_POOL
-        return self._instruction(opcode, layer, values, [self.map_region(layer.input.map)], mask)
+        return self._instruction(opcode, layer, stripe, values, mask)
 
-    def _instruction(self, opcode: Opcode, layer: Layer, values: dict[str, int], reads: list[Region],
-                     mask: Region | None, pixel_macs: int = 0, last_lanes: int = 0) -> Instruction:
-        reads = [region for region in reads if region.count] + ([mask] if mask is not None else [])
-        return Instruction(opcode, values, reads, [self.map_region(layer.output)], layer,
-                           values["output_rows"] * values["output_width"], pixel_macs, last_lanes)
+    def _word(self, address: int) -> int:
+        return address % self.config.feature_words
 
-    def _output(self, layer: Layer, first_block: int, count: int, mask: Region | None) -> dict[str, int]:
+    def _instruction(self, opcode: Opcode, layer: Layer, stripe: Stripe, values: dict[str, int],
+                     mask: Region | None, weights: list[Region] | None = None, pixel_macs: int = 0,
+                     last_lanes: int = 0) -> Instruction:
+        reads = [region for region in weights or [] if region.count]
+        for operand in layer.operands:
+            first, end = operand.words(*layer.rows(operand, stripe.first, stripe.end), self.config.lanes)
+            reads.append(self.feature(stripe.base(operand.map) + first, end - first))
+        if mask is not None:
+            reads.append(mask)
+        row = layer.output.width * layer.output.blocks
+        write = self.feature(stripe.base(layer.output) + stripe.first * row, (stripe.end - stripe.first) * row)
+        return Instruction(opcode, values, reads, [write], layer, values["output_rows"] * values["output_width"],
+                           pixel_macs, last_lanes)
+
+    def _output(self, layer: Layer, stripe: Stripe, first_block: int, count: int, mask: Region | None,
+                ) -> dict[str, int]:
         output = layer.output
         values = {
             "flags": 0,
-            "output_base": output.buffer.address + first_block, "output_row_stride": output.width * output.blocks,
-            "output_pixel_stride": output.blocks, "output_y": 0, "output_rows": output.height,
+            "output_base": self._word(stripe.base(output) + first_block),
+            "output_row_stride": output.width * output.blocks, "output_pixel_stride": output.blocks,
+            "output_y": stripe.first, "output_rows": stripe.end - stripe.first,
             "output_width": output.width, "output_blocks": count,
         }
         if mask is not None:
             values["flags"] |= Flag.GATED
-            values["mask_base"] = mask.first
+            values["mask_base"] = mask.first + stripe.first * mask_row_words(output.width)
         return values
 
-    def _input(self, operand: Operand, geometry: Geometry) -> dict[str, int]:
-        source = operand.map
+    def _input(self, operand: Operand, geometry: Geometry, stripe: Stripe) -> dict[str, int]:
+        source, base = operand.map, stripe.base(operand.map)
         if source.packed:
-            strides = {"input_base": source.buffer.address * self.config.lanes,
+            strides = {"input_base": self._word(base) * self.config.lanes,
                        "input_row_stride": source.row_bytes, "input_pixel_stride": source.channels}
         else:
-            strides = {"input_base": source.buffer.address, "input_row_stride": operand.width * operand.blocks,
+            strides = {"input_base": self._word(base), "input_row_stride": operand.width * operand.blocks,
                        "input_pixel_stride": operand.blocks}
         return strides | {
             "input_height": operand.height, "input_width": operand.width,
@@ -162,11 +188,6 @@ class InstructionWriter:
             "dilation_y": geometry.dilation[0], "dilation_x": geometry.dilation[1],
             "pad_top": geometry.pad[0], "pad_left": geometry.pad[1],
         }
-
-
-def _addition(parameters: AddParameters, without: tuple[str, ...]) -> dict[str, int]:
-    fields = dataclasses.asdict(parameters)
-    return {name: value for name, value in fields.items() if name not in without}
 
 
 def mask_entries(height: int, width: int) -> int:

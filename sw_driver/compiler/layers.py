@@ -69,6 +69,14 @@ class Operand:
     width: int
     blocks: int
 
+    def words(self, first: int, end: int, lanes: int) -> tuple[int, int]:
+        """The words of the map, from one to before another, that hold rows first .. end - 1 of the operand."""
+        if self.map.packed:
+            # The last chunk of a row reaches up to lanes - 1 bytes past it.
+            return first * self.map.row_bytes // lanes, min((end * self.map.row_bytes + lanes - 1) // lanes + 1,
+                                                            self.map.words)
+        return first * self.width * self.blocks, end * self.width * self.blocks
+
     @property
     def whole(self) -> bool:
         """Whether pixels are those of the map, and not regrouped."""
@@ -149,6 +157,14 @@ class Layer:
     def step(self, operand: Operand) -> DemandStep:
         """How the demand on the output becomes a demand on `operand`."""
         return DemandStep((1, 1), (1, 1), (1, 1), (0, 0), (operand.height, operand.width))
+
+    def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
+        """The rows of `operand`, from one to before another, that output rows first .. end - 1 depend on."""
+        step = self.step(operand)
+        low = first * step.stride[0] - step.pad[0]
+        high = (end - 1) * step.stride[0] - step.pad[0] + (step.kernel[0] - 1) * step.dilation[0] + 1
+        low = min(max(low, 0), operand.height - 1)
+        return low, max(min(high, operand.height), low + 1)
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({self.op})"

@@ -81,21 +81,22 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     share_in_place(layers, set(wanted))
     assembly = Assembly(graph, config, layers, wanted)
 
-    instructions = assembly.instructions
-    order = program_order(instructions, dependencies(instructions), config)
+    transfers = assembly.transfers
+    instructions = transfers.instructions
+    before = dependencies(instructions)
+    order = program_order(instructions, before, config)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
-    before = dependencies(instructions)
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
-    image = _image(ordered, bytes(assembly.data), config)
+    image = _image(ordered, bytes(transfers.data), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
-        input_bytes=align(assembly.input_bytes, 8), output_bytes=align(assembly.output_bytes, 8),
+        input_bytes=align(transfers.input_bytes, 8), output_bytes=align(transfers.output_bytes, 8),
         inputs=[_port(graph, tensor, input_name) for tensor, input_name in
                 zip(graph.inputs, graph.input_names, strict=True)],
         outputs=[_port(graph, tensor, output_name) for tensor, output_name in
                  zip(graph.outputs, graph.output_names, strict=True)],
-        feeds=assembly.feeds, results=assembly.results, host_steps=lowering.host_steps,
+        feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(graph, layers, ordered) + _host_layers(graph, lowering),
         report=assembly.report,
     )

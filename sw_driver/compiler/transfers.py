@@ -1,0 +1,128 @@
+"""LOAD and STORE: windows, rings, and what has a place in them."""
+
+from __future__ import annotations
+
+from hw.contract.commands import Opcode, Space
+from hw.contract.config import MASK_WORD_BITS, Config
+from hw.contract.image import Feed, Result
+from hw.contract.layouts import align
+from hw.contract.registers import Window
+from sw_driver.compiler.instructions import Instruction, Region
+from sw_driver.compiler.layers import Buffer, FeatureMap
+from sw_driver.compiler.memory import Ring
+from sw_driver.graph import Graph
+
+#: Regions of the windows start at multiples of this many bytes.
+WINDOW_ALIGNMENT = 64
+
+
+class Transfers:
+    """Makes LOAD and STORE instructions, and lays out the windows that they use.
+
+    Members
+    -------
+    data : weights, row maps, parameters, constants; offsets in window IMAGE count from its start.
+    feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
+    spill_bytes : of these, what is not a result.
+    """
+
+    def __init__(self, graph: Graph, config: Config):
+        self.graph = graph
+        self.config = config
+        self.instructions: list[Instruction] = []
+        self.data = bytearray()
+        self.feeds: list[Feed] = []
+        self.results: list[Result] = []
+        self.input_bytes = self.output_bytes = self.spill_bytes = 0
+        self._rings = {Space.WEIGHT: Ring(config.weight_words), Space.MAP: Ring(config.map_entries),
+                       Space.PARAMETER: Ring(config.parameter_entries)}
+        self.sizes = {Space.FEATURE: config.feature_words, Space.WEIGHT: config.weight_words,
+                      Space.MAP: config.map_entries, Space.PARAMETER: config.parameter_entries,
+                      Space.MASK: config.mask_words}
+        self._entry_bytes = {Space.FEATURE: config.lanes, Space.WEIGHT: config.weight_word_bytes, Space.MAP: 8,
+                             Space.MASK: MASK_WORD_BITS // 8, Space.PARAMETER: config.parameter_entry_bytes}
+        self._sources: dict[FeatureMap, tuple[Window, int]] = {}
+        self._homes: dict[Buffer, int] = {}
+        self._offsets: dict[bytes, int] = {}
+
+    # ---- instructions -------------------------------------------------------------------------
+
+    def load(self, window: Window, offset: int, length: int, space: Space, address: int) -> Region:
+        """Add a LOAD of `length` bytes; returns what it writes."""
+        target = Region(space, address, length // self._entry_bytes[space], self.sizes[space])
+        values = {"window": window, "space": space, "offset": offset, "length": length, "address": address}
+        self.instructions.append(Instruction(Opcode.LOAD, values, [Region(("window", window), offset, length)],
+                                             [target]))
+        return target
+
+    def store(self, offset: int, length: int, address: int) -> None:
+        """Add a STORE of `length` bytes of feature memory to window OUTPUT."""
+        source = Region(Space.FEATURE, address, length // self.config.lanes, self.config.feature_words)
+        values = {"window": Window.OUTPUT, "space": Space.FEATURE, "offset": offset, "length": length,
+                  "address": address}
+        self.instructions.append(Instruction(Opcode.STORE, values, [source],
+                                             [Region(("window", Window.OUTPUT), offset, length)]))
+
+    def stream(self, data: bytes, space: Space) -> Region:
+        """Load bytes of the image into the next region of a ring; an empty region where there are none."""
+        count = len(data) // self._entry_bytes[space]
+        address = self._rings[space].take(count)
+        if not count:
+            return Region(space, address, 0, self.sizes[space])
+        if data not in self._offsets:
+            self._offsets[data] = self.append(data)
+        return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+
+    def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
+        """Give a feed its place in window INPUT and load it."""
+        self.load(Window.INPUT, self.feed(feed, length), length, space, address)
+
+    # ---- windows ------------------------------------------------------------------------------
+
+    def append(self, data: bytes) -> int:
+        """Put bytes into the image; returns their offset in `data`."""
+        self.data += bytes(align(len(self.data), 8) - len(self.data))
+        offset = len(self.data)
+        self.data += data
+        return offset
+
+    def feed(self, feed: Feed, length: int) -> int:
+        """Give a feed its place in window INPUT; returns its offset."""
+        feed.offset = align(self.input_bytes, WINDOW_ALIGNMENT)
+        feed.length = length
+        self.input_bytes = feed.offset + length
+        self.feeds.append(feed)
+        return feed.offset
+
+    def source(self, feature_map: FeatureMap) -> tuple[Window, int]:
+        """Window and offset where a map lies in external memory: an input, a constant, or a spilled map."""
+        if not feature_map.loaded:
+            return Window.OUTPUT, self.home(feature_map)
+        if feature_map not in self._sources:
+            length = feature_map.words * self.config.lanes
+            if feature_map.feed is not None:
+                self._sources[feature_map] = Window.INPUT, self.feed(feature_map.feed, length)
+            else:
+                assert feature_map.constant is not None
+                self._sources[feature_map] = Window.IMAGE, self.append(feature_map.constant)
+        return self._sources[feature_map]
+
+    def home(self, feature_map: FeatureMap) -> int:
+        """Offset in window OUTPUT of what layers wrote to a map's buffer."""
+        if feature_map.buffer not in self._homes:
+            length = feature_map.buffer.words * self.config.lanes
+            self._homes[feature_map.buffer] = align(self.output_bytes, WINDOW_ALIGNMENT)
+            self.output_bytes = self._homes[feature_map.buffer] + length
+            self.spill_bytes += length
+        return self._homes[feature_map.buffer]
+
+    def result(self, feature_map: FeatureMap, tensors: list[int]) -> int:
+        """Make a map the result for these tensors; returns its offset in window OUTPUT."""
+        length = feature_map.words * self.config.lanes
+        if feature_map.buffer not in self._homes:
+            self.spill_bytes -= length
+        offset = self.home(feature_map)
+        for tensor in tensors:
+            self.results.append(Result(tensor, list(self.graph.tensors[tensor].shape), offset, length,
+                                       feature_map.height, feature_map.width, feature_map.channels))
+        return offset
