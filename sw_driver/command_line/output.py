@@ -16,10 +16,17 @@ from sw_driver.command_line.failure import Failure
 WIDTH = 140
 
 
+class _Console(Console):
+    """Leaves a broken pipe to the caller; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def wide_console() -> Console:
     """A console for tables: as wide as the terminal, and wide enough where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=WIDTH)
 
 
 def write_file(path: Path, data: bytes) -> None:
