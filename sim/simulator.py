@@ -323,7 +323,8 @@ def _compiler() -> str:
 
 def _verilator_command(top: str, main: Path | None, cocotb: bool, waves: bool, parameters: Mapping[str, int],
                        defines: Mapping[str, object], includes: Sequence[Path]) -> list[str]:
-    command = ["-cc", "--exe", "--no-timing" if main else "--timing", "--top-module", top, "--prefix", "Vtop", "-o", "simulation",
+    command = ["-cc", "--exe", "--no-timing" if main else "--timing",
+               "--top-module", top, "--prefix", "Vtop", "-o", "simulation",
                "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "15000",
                "--timescale", "1ns/1ps", "-Wno-fatal", "-Wno-lint", "-Wno-style", "-Wno-TIMESCALEMOD"]
     if cocotb:

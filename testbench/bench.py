@@ -211,7 +211,7 @@ class Bench:
                 code, first, second, payload = protocol.receive(connection)
             except (protocol.Disconnected, ConnectionResetError):
                 return True
-            reply, answer, data = Reply.OK, 0, b""
+            reply, answer, micros, data = Reply.OK, 0, 0, b""
             try:
                 match code:
                     case Request.READ_REGISTER:
@@ -223,9 +223,9 @@ class Bench:
                     case Request.WRITE_MEMORY:
                         await self.write_memory(first, payload)
                     case Request.WAIT_INTERRUPT:
-                        before = self.cycles
+                        cycles, seconds = self.run_cycles, self.run_s
                         reply = Reply.OK if await self.wait_interrupt(first) else Reply.TIMEOUT
-                        answer = self.cycles - before
+                        answer, micros = self.run_cycles - cycles, round(1e6 * (self.run_s - seconds))
                     case Request.CONFIGURE:
                         self.configure(json.loads(payload))
                         await Timer(CLOCK_NS, "ns")
@@ -241,7 +241,7 @@ class Bench:
             except BenchError as error:
                 reply, data = Reply.ERROR, str(error).encode()
             try:
-                protocol.send(connection, reply, answer, 0, data)
+                protocol.send(connection, reply, answer, micros, data)
             except (BrokenPipeError, ConnectionResetError):
                 return True
 

@@ -4,12 +4,13 @@ A message is a header of 24 bytes, little-endian: u32 code, u32 bytes of payload
 the payload. The client sends a Request; the simulator answers every one with a Reply, in order, and no
 simulated time passes between an answer and the next request.
 
-    request          first    second   payload           reply OK: first, payload
+    request          first    second   payload           reply OK: first, second or payload
     READ_REGISTER    address                             value
     WRITE_REGISTER   address  value
     READ_MEMORY      address  length                     payload: bytes
     WRITE_MEMORY     address           bytes
-    WAIT_INTERRUPT   cycles                              cycles that passed; Reply.TIMEOUT: it did not come
+    WAIT_INTERRUPT   cycles                              cycles and (wall-clock) microseconds that passed;
+                                                         Reply.TIMEOUT with the same: it did not come
     CONFIGURE                          JSON, see below
     INFORM                             JSON               payload: JSON, see below
     RESET                                                (a hardware reset; memory keeps its content)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sw_driver.links.link import Link
 
 
@@ -21,12 +19,8 @@ class RecordingLink:
         self.name = link.name
         self.memory_base = link.memory_base
         self.memory_bytes = link.memory_bytes
+        self.simulator = link.simulator
         self.requests: list[tuple[str, int, int | bytes]] = []
-
-    @property
-    def simulator(self) -> dict[str, Any]:
-        """Of the link behind."""
-        return self.link.simulator
 
     def read_register(self, address: int) -> int:
         """As Link; not recorded."""

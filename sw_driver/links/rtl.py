@@ -24,6 +24,11 @@ class RtlLink:
     address : path of its Unix socket, or HOST:PORT.
     session : the simulator, when this link is to end it on `close`.
 
+    Attributes
+    ----------
+    simulator : {"name", "version", "cycles_per_second"}; the speed is the mean over this link's waits for the
+        interrupt so far. name, memory_base, memory_bytes : as in Link.
+
     Raises LinkError when there is no simulator. An exception in the middle of a request (Ctrl-C included)
     closes the link, and ends a simulator of its own: what the device was doing can't be known any more.
     """
@@ -41,15 +46,12 @@ class RtlLink:
             raise LinkError(f"No simulator answers at {address}: {error.strerror or error}") from None
         information = self.inform()
         self.memory_bytes: int = information["memory_bytes"]
+        self.simulator: dict[str, Any] = {
+            "name": information["name"], "version": information["version"], "cycles_per_second": 0.0,
+        }
+        self._run_cycles = self._run_micros = 0
 
     # ---- Link ------------------------------------------------------------------------------------
-
-    @property
-    def simulator(self) -> dict[str, Any]:
-        """{"name", "version", "cycles_per_second"}: the last one over all waits for the interrupt so far."""
-        information = self.inform()
-        speed = information["run_cycles"] / information["run_s"] if information["run_s"] else 0.0
-        return {"name": information["name"], "version": information["version"], "cycles_per_second": speed}
 
     def read_register(self, address: int) -> int:
         """The 32-bit register at byte address `address`. Raises LinkError."""
@@ -61,7 +63,7 @@ class RtlLink:
 
     def read_memory(self, address: int, length: int) -> bytes:
         """`length` bytes of external memory, in no simulated time. Raises LinkError."""
-        return self._request(Request.READ_MEMORY, address, length)[2]
+        return self._request(Request.READ_MEMORY, address, length)[3]
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Write external memory, in no simulated time. Raises LinkError."""
@@ -69,7 +71,12 @@ class RtlLink:
 
     def wait_interrupt(self, cycles: int) -> None:
         """Return when the interrupt line is high. Raises InterruptTimeout after `cycles` cycles, LinkError."""
-        if self._request(Request.WAIT_INTERRUPT, cycles)[0] == Reply.TIMEOUT:
+        reply, waited, micros, _data = self._request(Request.WAIT_INTERRUPT, cycles)
+        self._run_cycles += waited
+        self._run_micros += micros
+        if self._run_micros:
+            self.simulator["cycles_per_second"] = 1e6 * self._run_cycles / self._run_micros
+        if reply == Reply.TIMEOUT:
             raise InterruptTimeout(f"No interrupt within {cycles} cycles")
 
     def close(self) -> None:
@@ -100,7 +107,7 @@ class RtlLink:
 
     def inform(self) -> dict[str, Any]:
         """Name, version, cycles, run_cycles, run_s and more of the simulation: see sw_driver.links.protocol."""
-        return json.loads(self._request(Request.INFORM)[2])
+        return json.loads(self._request(Request.INFORM)[3])
 
     def __enter__(self) -> RtlLink:
         return self
@@ -111,13 +118,13 @@ class RtlLink:
     # ---- requests --------------------------------------------------------------------------------
 
     def _request(self, request: Request, first: int = 0, second: int = 0,
-                 payload: bytes = b"") -> tuple[int, int, bytes]:
-        """Reply code, value and payload. Raises LinkError."""
+                 payload: bytes = b"") -> tuple[int, int, int, bytes]:
+        """The reply: code, first, second and payload. Raises LinkError."""
         if self._connection is None:
             raise LinkError("The link to the simulator is closed; open the device again")
         try:
             protocol.send(self._connection, request, first, second, payload)
-            reply, answer, _second, data = protocol.receive(self._connection)
+            reply, *values, data = protocol.receive(self._connection)
         except OSError as error:
             text = self._session.obituary() if self._session else f"The simulator is gone: {error}"
             self._give_up()
@@ -127,7 +134,7 @@ class RtlLink:
             raise
         if reply == Reply.ERROR:
             raise LinkError(f"Simulator: {data.decode()}")
-        return reply, answer, data
+        return reply, values[0], values[1], data
 
     def _give_up(self) -> None:
         if self._connection is not None:

@@ -38,7 +38,7 @@ module lacuna (
     assign s_axil_wready = write;
     assign s_axil_bresp = 0;
     assign s_axil_arready = !s_axil_rvalid;
-    assign s_axil_rresp = s_axil_araddr[15:9] != 0 ? 2 : 0;
+    assign s_axil_rresp = s_axil_araddr[31:9] != 0 ? 2 : 0;
     assign irq = interrupt;
 
     always @(posedge clk) begin
