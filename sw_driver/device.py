@@ -168,7 +168,7 @@ class Device:
                  Window.OUTPUT: program.output_bytes, Window.RECORD: program.command_count * RECORD_BYTES}
         permissions = {Window.IMAGE: Permission.READ, Window.INPUT: Permission.READ,
                        Window.OUTPUT: Permission.WRITE, Window.RECORD: Permission.WRITE}
-        if program.report.get("spill_bytes"):
+        if program.report.get("reads_output"):  # maps that are spilled there come back
             permissions[Window.OUTPUT] |= Permission.READ
         bases, at = {}, align(self.link.memory_base, _WINDOW_ALIGNMENT)
         for window, size in sizes.items():

@@ -181,6 +181,7 @@ class Assembly:
             "feature_bytes_used": self._plan.peak * self.config.lanes,
             "feature_bytes": self.config.feature_bytes,
             "spill_bytes": self.transfers.spill_bytes,
+            "reads_output": self.transfers.reads_output,
             "feature_maps": [{
                 "tensor": feature_map.tensor, "name": feature_map.name,
                 "address": None if feature_map.buffer in self._plan.spilled else feature_map.buffer.address,

@@ -23,7 +23,7 @@ class Transfers:
     -------
     data : weights, row maps, parameters, constants; offsets in window IMAGE count from its start.
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
-    spill_bytes : of these, what is not a result.
+    spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
     """
 
     def __init__(self, graph: Graph, config: Config):
@@ -34,6 +34,7 @@ class Transfers:
         self.feeds: list[Feed] = []
         self.results: list[Result] = []
         self.input_bytes = self.output_bytes = self.spill_bytes = 0
+        self.reads_output = False
         self._rings = {Space.WEIGHT: Ring(config.weight_words), Space.MAP: Ring(config.map_entries),
                        Space.PARAMETER: Ring(config.parameter_entries)}
         self.sizes = {Space.FEATURE: config.feature_words, Space.WEIGHT: config.weight_words,
@@ -51,6 +52,7 @@ class Transfers:
         """Add a LOAD of `length` bytes; returns what it writes."""
         target = Region(space, address, length // self._entry_bytes[space], self.sizes[space])
         values = {"window": window, "space": space, "offset": offset, "length": length, "address": address}
+        self.reads_output |= window is Window.OUTPUT
         self.instructions.append(Instruction(Opcode.LOAD, values, [Region(("window", window), offset, length)],
                                              [target]))
         return target
