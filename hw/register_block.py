@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, ValueLike, unsigned
+from typing import Any
+
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl import Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -142,7 +144,7 @@ class RegisterBlock(wiring.Component):
             m.d.comb += member.eq(acts & (write_data & bit).any())
 
         # ---- read ---------------------------------------------------------------------------------------------
-        values: dict[str, ValueLike] = {
+        values: dict[str, Any] = {
             **full,
             "ID": ID,
             "FORMAT": FORMAT_VERSION,

@@ -1,0 +1,118 @@
+"""Four queues of commands in one memory, and in front of each engine the next command, ready to start."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.contract.commands import Engine
+from hw.contract.config import Config
+from hw.sequencer.command_format import COMMAND_BEATS, INDEX_BITS, meaningful_beats, meaningful_bits
+from hw.sequencer.dispatcher import QUEUE_BEAT_LAYOUT
+
+
+def queued_layout(engine: Engine) -> data.StructLayout:
+    """A command of `engine` without its empty end, and its index in the program."""
+    return data.StructLayout({"command": unsigned(meaningful_bits(engine)), "index": unsigned(INDEX_BITS)})
+
+
+class CommandQueues(wiring.Component):
+    """`Config.command_queue` commands for each engine, in program order, and one more in front of each queue.
+
+    A queue's slot in the memory has COMMAND_BEATS beats: the command, then its index. One reader fills the
+    registers in front of all queues, a beat per cycle, as they become empty.
+
+    Members
+    -------
+    write, write_valid : beats from the dispatcher. room : per engine, whether a further command would fit.
+    load, store, conv, vector : the next command of each engine.
+    empty : there is no command in here.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__({
+            "write": In(QUEUE_BEAT_LAYOUT),
+            "write_valid": In(1),
+            "room": Out(len(Engine)),
+            "empty": Out(1),
+            **{engine.name.lower(): Out(stream.Signature(queued_layout(engine))) for engine in Engine},
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        depth = self.config.command_queue
+        slot_bits = (depth - 1).bit_length()
+        m.submodules.memory = memory = Memory(
+            shape=unsigned(64), depth=len(Engine) * depth * COMMAND_BEATS, init=[])
+        write_port, read_port = memory.write_port(), memory.read_port()
+        nexts = [getattr(self, engine.name.lower()) for engine in Engine]
+
+        # ---- slots -------------------------------------------------------------------------------------------
+        write_slot = Signal(data.ArrayLayout(unsigned(slot_bits), len(Engine)))
+        read_slot = Signal(data.ArrayLayout(unsigned(slot_bits), len(Engine)))
+        written, freed = Signal(len(Engine)), Signal(len(Engine))
+        stored = Signal(len(Engine))  # per engine: a command waits in the memory
+        for e in Engine:
+            used = Signal(range(depth + 1), name=f"used_{e.name.lower()}")
+            m.d.sync += used.eq(used + written[e] - freed[e])
+            # The dispatcher looks at the room when it starts a command; the one before has been counted by then.
+            m.d.comb += [stored[e].eq(used != 0), self.room[e].eq(used != depth)]
+            with m.If(written[e]):
+                m.d.sync += write_slot[e].eq(write_slot[e] + 1)
+            with m.If(freed[e]):
+                m.d.sync += read_slot[e].eq(read_slot[e] + 1)
+        m.d.comb += [
+            write_port.en.eq(self.write_valid),
+            write_port.addr.eq(Cat(self.write.position, write_slot[self.write.engine], self.write.engine)),
+            write_port.data.eq(self.write.data),
+            written.eq((self.write_valid & self.write.last) << self.write.engine),
+        ]
+
+        # ---- read into the registers in front ------------------------------------------------------------------
+        reading = Signal()
+        engine, position = Signal(2), Signal(range(COMMAND_BEATS))
+        arriving, last_arriving = Signal(), Signal()
+        arriving_engine, arriving_position = Signal.like(engine), Signal.like(position)
+        wanted = Signal(len(Engine))
+        m.d.comb += wanted.eq(stored & ~Cat(n.valid for n in nexts)
+                              & ~Mux(reading, 1 << engine, 0) & ~Mux(arriving, 1 << arriving_engine, 0))
+        last = Signal()
+        last_position = Signal.like(position)
+        with m.Switch(engine):
+            for e in Engine:
+                with m.Case(e):
+                    m.d.comb += last_position.eq(meaningful_beats(e))
+        m.d.comb += [
+            last.eq(position == last_position),
+            freed.eq((reading & last) << engine),
+            read_port.en.eq(1),
+            read_port.addr.eq(Cat(position, read_slot[engine], engine)),
+        ]
+        m.d.sync += [
+            position.eq(position + 1),
+            arriving.eq(reading),
+            last_arriving.eq(reading & last),
+            arriving_engine.eq(engine),
+            arriving_position.eq(position),
+        ]
+        with m.If(~reading | last):
+            m.d.sync += [reading.eq(wanted.any()), position.eq(0)]
+            for e in reversed(Engine):
+                with m.If(wanted[e]):
+                    m.d.sync += engine.eq(e)
+        for e, front in zip(Engine, nexts, strict=True):
+            with m.If(front.valid & front.ready):
+                m.d.sync += front.valid.eq(0)
+            with m.If(arriving & (arriving_engine == e)):
+                for beat in range(meaningful_beats(e)):
+                    with m.If(arriving_position == beat):
+                        part = front.payload.command[64 * beat : 64 * beat + 64]
+                        m.d.sync += part.eq(read_port.data)
+                with m.If(last_arriving):
+                    m.d.sync += [front.payload.index.eq(read_port.data), front.valid.eq(1)]
+        m.d.comb += self.empty.eq(
+            ~(self.write_valid | stored.any() | reading | arriving | Cat(n.valid for n in nexts).any()))
+        return m
