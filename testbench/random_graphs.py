@@ -10,47 +10,21 @@ Accumulators never overflow int32, where TFLite's kernels are undefined.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from hw.contract.config import PRESETS
-from sw_driver.tflite.builder import TfliteBuilder
-from testbench.random_tensors import (
-    random_activation,
-    random_activations,
-    random_bias,
-    random_mask,
-    random_multipliers,
-    random_scale,
-    random_weights,
-    random_zero_point,
-)
-
-T = TypeVar("T")
-
-#: Largest pooling window drawn, in pixels: what the smallest preset takes.
-POOL_AREA = min(preset.pool_area for preset in PRESETS.values())
-
-
-@dataclasses.dataclass(frozen=True)
-class GraphSize:
-    """Bounds of a random graph: sides and channels of feature maps, motifs, and multiply-accumulates in all."""
-
-    side: int
-    channels: int
-    motifs: int
-    macs: int
-
+from hw.contract.config import Config
+from testbench.random_motifs import GraphGenerator, GraphSize
 
 SIZES = {
     "tiny": GraphSize(side=9, channels=20, motifs=3, macs=60_000),
     "small": GraphSize(side=20, channels=40, motifs=5, macs=600_000),
     "medium": GraphSize(side=32, channels=64, motifs=8, macs=4_000_000),
 }
+
+#: Weights of a layer, in bytes, where the caller sets no limit.
+_WEIGHTS_MAX = 1 << 20
 
 
 class RandomGraph(NamedTuple):
@@ -67,8 +41,8 @@ class RandomGraph(NamedTuple):
 
 
 def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, runs: int = 1,
-                 max_macs: int | None = None, max_weights: int | None = None, gated: bool | None = None,
-                 reshape_channels: bool = False) -> RandomGraph:
+                 max_macs: int | None = None, max_weights: int | None = None, fits: Config | None = None,
+                 gated: bool | None = None, reshape_channels: bool = False) -> RandomGraph:
     """A random graph, determined by the generator's state and the arguments.
 
     Parameters
@@ -77,334 +51,23 @@ def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, ru
     runs : input sets to draw.
     max_macs : multiply-accumulates of the whole graph at most; by default the size's.
     max_weights : weights (bytes) of each layer at most.
+    fits : a configuration for which no layer is too large: its weight and map memories hold the tiles of any one
+        block of output channels, its mask memory four decision masks.
     gated : True: at least one SELECT_V2; False: none; None: either.
     reshape_channels : also RESHAPEs between feature maps that move elements to other channels.
     """
     bounds = SIZES[size] if isinstance(size, str) else size
     limit = bounds.macs if max_macs is None else max_macs
+    weights = max_weights or _WEIGHTS_MAX
+    lanes = fits.lanes if fits else 1
     while True:
-        generator = _Generator(rng, bounds, limit, max_weights, reshape_channels)
-        generator.grow(gated)
-        if generator.macs <= limit and generator.largest_weights <= (max_weights or generator.largest_weights):
-            return RandomGraph(generator.builder.to_bytes(), [generator.random_inputs() for _ in range(runs)])
+        graph = GraphGenerator(rng, bounds, max_macs=limit, max_weights=weights, reshape_channels=reshape_channels,
+                               lanes=lanes)
+        graph.grow(gated)
+        if graph.macs <= limit and graph.largest_weights <= weights and (fits is None or _fits(graph, fits)):
+            return RandomGraph(graph.builder.to_bytes(), [graph.random_inputs() for _ in range(runs)])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """Geometry of a convolution."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    padding: str = "SAME"
-
-
-class _Generator:
-    def __init__(self, rng: np.random.Generator, size: GraphSize, max_macs: int, max_weights: int | None,
-                 reshape_channels: bool):
-        self._rng = rng
-        self._size = size
-        self._max_macs = max_macs
-        self._max_weights = max_weights or 1 << 20
-        self._reshape_channels = reshape_channels
-        self.builder = TfliteBuilder("random")
-        self.macs = 0
-        self.largest_weights = 0
-        self._maps: list[int] = []  # feature maps, rank 4, that motifs may start from
-        self._consumed: set[int] = set()
-        self._produced: list[int] = []
-        self._masks: list[int] = []
-        self._inputs: dict[int, str] = {}
-
-    # ---- choices ------------------------------------------------------------------------------
-
-    def _chance(self, probability: float) -> bool:
-        return bool(self._rng.random() < probability)
-
-    def _pick(self, values: Sequence[T]) -> T:
-        return values[int(self._rng.integers(len(values)))]
-
-    def _between(self, low: int, high: int) -> int:
-        return int(self._rng.integers(low, high + 1))
-
-    def _channels(self, spatial: int, input_channels: int, taps: int) -> int:
-        """Output channels that leave something of the budget."""
-        budget = max(1, (self._max_macs - self.macs) // 2)
-        most = min(self._size.channels, budget // (spatial * input_channels * taps),
-                   self._max_weights // (input_channels * taps))
-        if most < 1:
-            return 1
-        return self._pick([most, self._between(1, most), min(most, self._pick([1, 4, 8, 16, 17]))])
-
-    # ---- the graph ----------------------------------------------------------------------------
-
-    def grow(self, gated: bool | None) -> None:
-        """Add inputs, motifs, a tail and outputs."""
-        if gated is not True and self._chance(0.08):
-            self._dense_graph()
-        else:
-            self._add_input_map()
-            if self._chance(0.15):
-                self._add_input_map()
-            motifs = [self._plain_conv, self._plain_conv, self._residual, self._residual, self._pool, self._pool,
-                      self._any_add, self._reshape_map]
-            if gated is not False:
-                motifs += [self._gated] * 3
-            count = self._between(1, self._size.motifs)
-            forced = self._between(1, count) if gated else 0
-            for number in range(1, count + 1):
-                motif = self._gated if number == forced else self._pick(motifs)
-                motif(self._pick(self._maps[-3:] if self._chance(0.8) else self._maps))
-            self._tail()
-        self._choose_outputs()
-
-    def random_inputs(self) -> dict[str, np.ndarray]:
-        """An array for each graph input."""
-        inputs = {}
-        for index, name in self._inputs.items():
-            shape = self.builder.shape(index)
-            if index in self._masks:
-                inputs[name] = random_mask(self._rng, shape)
-            else:
-                inputs[name] = random_activations(self._rng, shape, self.builder.zero_point(index))
-        return inputs
-
-    def _add_input_map(self) -> None:
-        side = self._size.side
-        height, width = self._between(1, side), self._between(1, side)
-        if self._chance(0.7):
-            height, width = max(height, side // 2), max(width, side // 2)
-        channels = self._pick([1, 2, 3, 4, 3, self._between(1, self._size.channels), 8, 16])
-        self._add_input((1, height, width, min(channels, self._size.channels)))
-
-    def _add_input(self, shape: tuple[int, ...]) -> int:
-        name = "input" if not self._inputs else f"input_{len(self._inputs)}"
-        x = self.builder.add_input(name, shape, scale=random_scale(self._rng), zero_point=random_zero_point(self._rng))
-        self._inputs[x] = name
-        self._note(x)
-        return x
-
-    def _note(self, x: int, *inputs: int) -> int:
-        """Keep account of a new tensor `x` and of what was read for it."""
-        self._consumed.update(inputs)
-        self._produced.append(x)
-        if len(self.builder.shape(x)) == 4:
-            self._maps.append(x)
-        return x
-
-    def _choose_outputs(self) -> None:
-        computed = [x for x in self._produced if x not in self._inputs]
-        outputs = [x for x in computed if x not in self._consumed or self._chance(0.08)]
-        for index in self._rng.permutation(len(outputs)):
-            self.builder.add_output(outputs[index])
-
-    # ---- layers -------------------------------------------------------------------------------
-
-    def _conv(self, x: int, window: _Window, channels: int, quantisation: tuple[float, int] | None = None) -> int:
-        rng = self._rng
-        input_channels = self.builder.shape(x)[3]
-        weights = random_weights(rng, (channels, *window.kernel, input_channels))
-        multipliers, bias = self._requantisation(weights)
-        scale, zero_point = quantisation or (random_scale(rng), random_zero_point(rng))
-        activation = random_activation(rng, scale, zero_point)
-        y = self.builder.add_conv_2d(
-            x, weights, bias, multipliers * scale / self.builder.scale(x), scale=scale, zero_point=zero_point,
-            stride=window.stride, dilation=window.dilation, padding=window.padding, activation=activation)
-        self._count(y, weights)
-        return self._note(y, x)
-
-    def _requantisation(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        multipliers = random_multipliers(self._rng, weights)
-        bias = None if self._chance(0.15) else random_bias(self._rng, weights, multipliers)
-        return multipliers, bias
-
-    def _count(self, y: int, weights: np.ndarray) -> None:
-        self.macs += math.prod(self.builder.shape(y)) * weights[0].size
-        self.largest_weights = max(self.largest_weights, weights.size)
-
-    def _add(self, a: int, b: int, quantisation: tuple[float, int] | None = None) -> int:
-        rng = self._rng
-        larger = max(self.builder.scale(a), self.builder.scale(b))
-        ratio = 2.0 ** rng.uniform(-10, 6) if self._chance(0.1) else 2.0 ** rng.uniform(-0.5, 1.5)
-        scale, zero_point = quantisation or (larger * ratio, random_zero_point(rng))
-        activation = random_activation(rng, scale, zero_point)
-        y = self.builder.add_add(a, b, scale=scale, zero_point=zero_point, activation=activation)
-        return self._note(y, a, b)
-
-    def _fully_connected(self, x: int, outputs: int, features: int, keep_num_dims: bool = False) -> int:
-        rng = self._rng
-        weights = random_weights(rng, (outputs, features))
-        multipliers, bias = self._requantisation(weights)
-        scale, zero_point = random_scale(rng), random_zero_point(rng)
-        y = self.builder.add_fully_connected(
-            x, weights, bias, multipliers * scale / self.builder.scale(x), scale=scale, zero_point=zero_point,
-            activation=random_activation(rng, scale, zero_point), keep_num_dims=keep_num_dims)
-        self._count(y, weights)
-        return self._note(y, x)
-
-    def _window(self, x: int, padding: str | None = None) -> _Window:
-        """A window that fits on `x`; padding 'SAME' on request."""
-        _batch, height, width, _channels = self.builder.shape(x)
-        kernel = self._pick([(1, 1), (3, 3), (3, 3), (3, 3), (5, 5), (self._between(1, 7), self._between(1, 7))])
-        if self._chance(0.04):
-            kernel = (self._between(1, 16), self._between(1, 16))
-        stride = (1, 1) if self._chance(0.6) else (self._between(1, 3), self._between(1, 3))
-        dilation = (1, 1) if self._chance(0.8) else (self._between(1, 3), self._between(1, 3))
-        extent = [(kernel[i] - 1) * dilation[i] + 1 for i in (0, 1)]
-        if padding is None:
-            padding = "VALID" if extent[0] <= height and extent[1] <= width and self._chance(0.4) else "SAME"
-        return _Window(kernel, stride, dilation, padding)
-
-    # ---- motifs -------------------------------------------------------------------------------
-
-    def _plain_conv(self, x: int) -> int:
-        window = self._window(x)
-        _batch, height, width, channels = self.builder.shape(x)
-        spatial = -(-height // window.stride[0]) * -(-width // window.stride[1])
-        return self._conv(x, window, self._channels(spatial, channels, math.prod(window.kernel)))
-
-    def _same_shape_conv(self, x: int, quantisation: tuple[float, int] | None = None,
-                         channels: int | None = None) -> int:
-        """A convolution that keeps height and width, and the channels unless told otherwise."""
-        _batch, height, width, input_channels = self.builder.shape(x)
-        kernel = self._pick([(1, 1), (3, 3), (3, 3), (1, 3), (5, 5), (2, 2)])
-        channels = channels or input_channels
-        if self.macs + height * width * input_channels * channels * math.prod(kernel) > self._max_macs:
-            kernel = (1, 1)
-        dilation = self._pick([(1, 1), (1, 1), (1, 1), (2, 1), (2, 2)])
-        return self._conv(x, _Window(kernel, dilation=dilation), channels, quantisation)
-
-    def _residual(self, x: int) -> int:
-        if self._chance(0.3):  # with a stride, and a convolution on the shortcut
-            window = _Window((3, 3), self._pick([(2, 2), (1, 2), (2, 1)]))
-            _batch, height, width, channels = self.builder.shape(x)
-            outputs = self._channels(height * width, channels, 9)
-            branch = self._conv(x, window, outputs)
-            shortcut = self._conv(x, _Window((1, 1), window.stride), outputs)
-        else:
-            branch, shortcut = x, x
-        for _ in range(self._between(1, 2)):
-            branch = self._same_shape_conv(branch)
-        return self._add(branch, shortcut) if self._chance(0.5) else self._add(shortcut, branch)
-
-    def _any_add(self, x: int) -> int:
-        partners = [y for y in self._maps if self.builder.shape(y) == self.builder.shape(x)]
-        return self._add(x, self._pick(partners) if self._chance(0.7) else x)
-
-    def _pool(self, x: int) -> int:
-        _batch, height, width, _channels = self.builder.shape(x)
-        add_pool = self._pick([self.builder.add_average_pool_2d, self.builder.add_max_pool_2d])
-        padding = self._pick(["SAME", "VALID"])
-        if self._chance(0.25) and height * width <= POOL_AREA and max(height, width) <= 255:
-            window, stride = (height, width), (height, width)
-        else:
-            window = (self._between(1, min(4, height)), self._between(1, min(4, width)))
-            stride = (self._between(1, 3), self._between(1, 3))
-        activation = random_activation(self._rng, self.builder.scale(x), self.builder.zero_point(x))
-        return self._note(add_pool(x, window, stride=stride, padding=padding, activation=activation), x)
-
-    def _reshape_map(self, x: int) -> int:
-        _batch, height, width, channels = self.builder.shape(x)
-        shapes = [(1, 1, height * width, channels), (1, height * width, 1, channels), (1, width, height, channels)]
-        if self._reshape_channels:
-            shapes += [(1, height, width * channels, 1), (1, height, channels, width), (1, 1, 1, -1)]
-        return self._note(self.builder.add_reshape(x, self._pick(shapes)), x)
-
-    def _mask(self, shape: tuple[int, ...]) -> int:
-        fitting = [mask for mask in self._masks if self.builder.shape(mask) == shape]
-        if fitting and self._chance(0.3):
-            return self._pick(fitting)
-        name = f"mask_{len(self._masks)}"
-        mask = self.builder.add_input(name, shape, "bool")
-        self._inputs[mask] = name
-        self._masks.append(mask)
-        return mask
-
-    def _gated(self, x: int, nested: bool = False) -> int:
-        """y = SELECT_V2(mask, branch(x), skip); the branch has one to three convolutions, maybe a stride."""
-        _batch, height, width, channels = self.builder.shape(x)
-        stride = self._pick([(1, 1), (1, 1), (1, 1), (2, 2), (1, 2)])
-        kept = len(self._maps)
-        skip, outputs = x, channels
-        if stride != (1, 1) or self._chance(0.3):
-            outputs = self._channels(height * width, channels, 9)
-            skip = self._conv(x, _Window(self._pick([(1, 1), (3, 3)]), stride), outputs)
-        quantisation = (self.builder.scale(skip), self.builder.zero_point(skip))
-        branch = x
-        length = self._between(1, 3)
-        strided = self._between(0, length - 1)
-        for number in range(length):
-            last = number == length - 1
-            target = quantisation if last else None
-            if number == strided and stride != (1, 1):
-                branch = self._conv(branch, _Window((3, 3), stride), outputs, target)
-            else:
-                branch = self._same_shape_conv(branch, target, outputs if last else None)
-            if not last and not nested and self._chance(0.12):
-                branch = self._gated_in_place(branch)
-        branch = self._end_of_branch(branch, skip, quantisation)
-        if not self._chance(0.2):  # most often nobody else reads what the branch computes
-            del self._maps[kept:]
-        mask = self._mask((*self.builder.shape(branch)[:3], 1))
-        operands = (skip, branch) if self._chance(0.12) else (branch, skip)
-        return self._note(self.builder.add_select_v2(mask, *operands), *operands)
-
-    def _gated_in_place(self, x: int) -> int:
-        """A gate inside a branch, around one convolution."""
-        branch = self._same_shape_conv(x, (self.builder.scale(x), self.builder.zero_point(x)))
-        mask = self._mask((*self.builder.shape(x)[:3], 1))
-        return self._note(self.builder.add_select_v2(mask, branch, x), branch, x)
-
-    def _end_of_branch(self, branch: int, skip: int, quantisation: tuple[float, int]) -> int:
-        """Sometimes the branch ends in an ADD or in a pool that keeps the shape."""
-        if self._chance(0.2):
-            return self._add(branch, skip, quantisation)
-        if self._chance(0.1):
-            return self._note(self.builder.add_max_pool_2d(branch, (3, 3), stride=1, padding="SAME"), branch)
-        return branch
-
-    # ---- fully connected layers ---------------------------------------------------------------
-
-    def _dense_graph(self) -> None:
-        """FULLY_CONNECTED layers on rows of features."""
-        rows = self._pick([1, 1, self._between(2, 5)])
-        x = self._add_input((rows, self._between(1, 100)))
-        for _ in range(self._between(1, self._size.motifs)):
-            y = self._dense(x)
-            if self.builder.shape(y) == self.builder.shape(x) or self._chance(0.1):
-                y = self._add(y, x if self.builder.shape(y) == self.builder.shape(x) else y)
-            x = y
-        self._end(x)
-
-    def _dense(self, x: int) -> int:
-        rows, features = self.builder.shape(x)
-        same = self._chance(0.2) and features <= self._size.channels
-        return self._fully_connected(x, features if same else self._channels(rows, features, 1), features)
-
-    def _tail(self) -> None:
-        """After the feature maps: nothing, or fully connected layers, and maybe SOFTMAX."""
-        x = self._maps[-1]
-        _batch, height, width, channels = self.builder.shape(x)
-        elements = height * width * channels
-        kind = self._pick(["none", "flatten", "flatten", "flatten", "direct", "pixels", "rows"])
-        if kind == "none":
-            if self._chance(0.3):
-                self._note(self.builder.add_reshape(x, self._pick([(1, -1), (height, -1), (-1, channels)])), x)
-            return
-        if kind == "flatten":
-            x = self._dense(self._note(self.builder.add_reshape(x, (1, -1)), x))
-        elif kind == "rows":
-            x = self._dense(self._note(self.builder.add_reshape(x, (height * width, channels)), x))
-        elif kind == "direct":
-            x = self._fully_connected(x, self._channels(1, elements, 1), elements)
-        else:
-            x = self._fully_connected(x, self._channels(height * width, channels, 1), channels, self._chance(0.5))
-        if len(self.builder.shape(x)) == 2 and self._chance(0.3):
-            x = self._dense(x)
-        self._end(x)
-
-    def _end(self, x: int) -> None:
-        if self._chance(0.4):
-            x = self._note(self.builder.add_softmax(x, beta=self._pick([1.0, 1.0, 0.5, 2.0])), x)
-            if self._chance(0.1):
-                self._note(self.builder.add_reshape(x, (-1,)), x)
+def _fits(graph: GraphGenerator, config: Config) -> bool:
+    return (graph.largest_tiles <= min(config.weight_maps, config.weight_bytes // config.lanes**2)
+            and 4 * graph.largest_mask <= config.mask_words)

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from hw.contract.config import preset
 from sw_driver.oracle import run_oracle_tensors
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import check
@@ -62,6 +63,19 @@ def test_bounds_are_kept():
         total, weights = macs(load_graph(model))
         assert total <= 20_000
         assert max(weights, default=0) <= 512
+
+
+def test_graphs_fit_a_configuration():
+    config = preset("nano")
+    for number in range(30):
+        model, _runs = random_graph(np.random.default_rng([SEED, number]), "tiny", fits=config)
+        graph = load_graph(model)
+        for operator in graph.operators:
+            if operator.op == "CONV_2D":
+                _outputs, height, width, channels = graph.tensors[operator.inputs[1]].shape
+                tiles = height * width * -(-channels // config.lanes)
+                assert tiles * config.lanes**2 <= config.weight_bytes
+                assert tiles <= config.weight_maps
 
 
 @pytest.mark.parametrize("gated", [True, False])
