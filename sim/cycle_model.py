@@ -60,14 +60,12 @@ class ConvWork:
     issue : [n, kernel tiles, output blocks] weight rows that each pixel multiplies in each tile.
     words : bool [n, kernel tiles], whether the pixel has an activation word there (padding has none).
     tile_rows : [kernel tiles, output blocks] rows stored in each tile.
-    unrolling : log2 of the output blocks worked on at once. fused_add : a residual ADD follows.
-    """
+    unrolling : log2 of the output blocks worked on at once.    """
 
     issue: NDArray[np.integer]
     words: NDArray[np.bool_]
     tile_rows: NDArray[np.integer]
     unrolling: int
-    fused_add: bool
 
 
 def _row_cycles(work: ConvWork, waves: int, depth: int, pixel_groups: int) -> NDArray[np.int64]:
@@ -187,8 +185,8 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
 
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
-    entries = config.lanes // config.requantise_lanes if opcode is not Opcode.MAX_POOL else 1
-    work = max(counters["words_read"], counters["words_written"] * entries)
+    taps = counters["words_read"] // 2 if opcode is Opcode.ADD else counters["words_read"]  # ADD reads two at once
+    work = max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
     return COSTS.vector_start + work + COSTS.vector_end
 
 

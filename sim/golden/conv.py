@@ -141,5 +141,4 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
     }
     tile_rows = tiles.maps.reshape(kernel_tiles, lanes, -1).sum(axis=1)
     return Convolution(counters, ConvWork(
-        issue=issue, words=words, tile_rows=tile_rows, unrolling=values["unrolling"],
-        fused_add=bool(values["flags"] & Flag.ADD)))
+        issue=issue, words=words, tile_rows=tile_rows, unrolling=values["unrolling"]))

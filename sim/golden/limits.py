@@ -14,7 +14,8 @@ def _require(opcode: Opcode, values: Mapping[str, int], field: str, low: int, hi
     value = values[field]
     if value < low or (high is not None and value > high):
         limit = f"at least {low}" if high is None else f"{low} to {high}" if low != high else f"{low}"
-        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: {field} must be {limit}, not {value}")
+        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: {field} must be {limit}, not {value}",
+                          values.get("offset", 0))
 
 
 def _transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
@@ -24,12 +25,24 @@ def _transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> None
     for field, unit in (("offset", 8), ("length", 8), ("length", entry_bytes(config, Space(values["space"])))):
         if values[field] % unit:
             raise DeviceError(Error.BAD_COMMAND,
-                              f"{opcode.name}: {field} must be a multiple of {unit}, not {values[field]}")
+                              f"{opcode.name}: {field} must be a multiple of {unit}, not {values[field]}",
+                              values["offset"])
 
 
 def _output(opcode: Opcode, values: Mapping[str, int]) -> None:
     for field in ("output_rows", "output_width", "output_blocks"):
         _require(opcode, values, field, 1)
+
+
+def _addition(opcode: Opcode, values: Mapping[str, int]) -> None:
+    for name in ("a", "b", "sum"):
+        _require(opcode, values, f"{name}_multiplier", 0, (1 << 31) - 1)
+        _require(opcode, values, f"{name}_shift", -31, 31)
+
+
+def _flags(opcode: Opcode, values: Mapping[str, int], allowed: Flag) -> None:
+    if values["flags"] & ~allowed.value:
+        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: flags may hold {allowed!r}, not {values['flags']:#x}")
 
 
 def _window(opcode: Opcode, values: Mapping[str, int]) -> None:
@@ -49,6 +62,8 @@ def _convolution(opcode: Opcode, values: Mapping[str, int], config: Config) -> N
     if packed:
         _require(opcode, values, "pad_top", 0, 0)
         _require(opcode, values, "pad_left", 0, 0)
+    if values["flags"] & Flag.ADD:
+        _addition(opcode, values)
     _output(opcode, values)
 
 
@@ -70,8 +85,12 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     if opcode in (Opcode.LOAD, Opcode.STORE):
         _transfer(opcode, values, config)
     elif opcode is Opcode.CONV:
+        _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD)
         _convolution(opcode, values, config)
     elif opcode is Opcode.ADD:
+        _flags(opcode, values, Flag.GATED)
+        _addition(opcode, values)
         _output(opcode, values)
     elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL):
+        _flags(opcode, values, Flag.GATED)
         _pool(opcode, values, config)

@@ -129,12 +129,13 @@ class External:
 class Windows:
     """Accesses to external memory through the address windows; everything else is denied.
 
-    `read` and `write` raise DeviceError: WINDOW_READ or WINDOW_WRITE with the offset that failed, BUS_READ or
-    BUS_WRITE with the byte address where no memory answers.
+    `read` and `write` raise DeviceError: WINDOW_READ or WINDOW_WRITE with the transfer's offset, BUS_READ or
+    BUS_WRITE with the first byte address where no memory answers.
     """
 
-    def __init__(self, external: External):
+    def __init__(self, external: External, address_bits: int):
         self.external = external
+        self.address_bits = address_bits
         self.windows = [AddressWindow() for _ in range(WINDOWS)]
 
     def _address(self, window: int, offset: int, length: int, permission: Permission) -> int:
@@ -147,9 +148,14 @@ class Windows:
             raise DeviceError(code, f"bytes {offset} to {offset + length - 1} are outside window {window} of "
                                     f"{limits.size} bytes", offset)
         address = limits.base + offset
+        if address + length > 1 << self.address_bits:
+            raise DeviceError(code, f"bytes {offset} to {offset + length - 1} of window {window} at {limits.base:#x} "
+                                    f"pass the end of the address space of {self.address_bits} bits", offset)
         if not self.external.holds(address, length):
+            end = self.external.base + self.external.data.size
+            missing = end if self.external.base <= address < end else address
             raise DeviceError(Error.BUS_READ if reading else Error.BUS_WRITE,
-                              f"there is no memory at {address:#x}", address)
+                              f"there is no memory at {missing:#x}", missing)
         return address
 
     def read(self, window: int, offset: int, length: int) -> Bytes:

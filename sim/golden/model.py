@@ -72,7 +72,7 @@ class Golden:
         self.config = config
         self.timing = timing
         self.memory = OnChip(config)
-        self.windows = Windows(external)
+        self.windows = Windows(external, config.axi_address_bits)
 
     def run(self, program: int = 0, observe: Callable[[Executed], None] | None = None) -> Run:
         """Execute the program at offset `program` of window IMAGE, in program order.
@@ -94,7 +94,7 @@ class Golden:
                 limits.check(opcode, values, self.config)
                 command = Command(index, opcode, values)
                 take_tokens(command, tokens)
-                executed = self._execute(command)
+                executed = self.execute(command)
                 give_tokens(command, tokens)
                 run.executed.append(executed)
                 if observe is not None:
@@ -120,7 +120,8 @@ class Golden:
             raise DeviceError(Error.WRONG_CONFIG, f"built for configuration {values['config_hash']:#010x}, this is "
                                                   f"{self.config.hash:#010x} ({self.config.name})")
 
-    def _execute(self, command: Command) -> Executed:
+    def execute(self, command: Command) -> Executed:
+        """Execute one command that passed `limits.check`. Raises DeviceError, as the device would report it."""
         opcode, values = command.opcode, command.values
         if opcode is Opcode.CONV:
             done = conv.run(values, self.memory, self.config)

@@ -12,7 +12,7 @@ import numpy as np
 
 from hw.contract.commands import COUNTERS, RECORD_BYTES
 from hw.contract.config import FORMAT_VERSION, WINDOWS, Config
-from hw.contract.registers import ID, REGISTERS, Access, Control, Error, Register, Status, Window
+from hw.contract.registers import ID, REGISTERS, Access, Control, Error, Permission, Register, Status, Window
 from sim.cycle_model import Span, timeline
 from sim.golden import Executed, External, Golden, Run, check_hazards
 from sim.golden.memory import DeviceError
@@ -56,17 +56,16 @@ class GoldenLink:
     # ---- the link ------------------------------------------------------------------------------
 
     def read_register(self, address: int) -> int:
-        """See Link. Raises LinkError where there is no register."""
-        register = self._register(address)
-        return 0 if register.access is Access.WRITE else self._registers[register.name]
+        """See Link. Raises LinkError where there is no register to read."""
+        return self._registers[self._register(address, Access.WRITE).name]
 
     def write_register(self, address: int, value: int) -> None:
-        """See Link. A START runs the program. Writes to registers that are only read change nothing."""
-        register = self._register(address)
+        """See Link. A START runs the program. Raises LinkError where there is no register to write."""
+        register = self._register(address, Access.READ)
         if register.name == "CONTROL":
             self._control(Control(value & (Control.START | Control.SOFT_RESET | Control.ACKNOWLEDGE)))
-        elif register.access is not Access.READ:
-            self._registers[register.name] = value & 0xFFFF_FFFF
+        else:
+            self._registers[register.name] = value & self._writable_bits(register.name)
             self._set_windows()
 
     def read_memory(self, address: int, length: int) -> bytes:
@@ -88,11 +87,24 @@ class GoldenLink:
 
     # ---- the device ----------------------------------------------------------------------------
 
-    def _register(self, address: int) -> Register:
-        try:
-            return _BY_ADDRESS[address]
-        except KeyError:
-            raise LinkError(f"There is no register at {address:#x}") from None
+    def _register(self, address: int, wrong: Access) -> Register:
+        register = _BY_ADDRESS.get(address)
+        if register is None or register.access is wrong:
+            raise LinkError(f"There is no register at {address:#x}" if register is None else
+                            f"Register {register.name} at {address:#x} allows {register.access.value} only")
+        return register
+
+    def _writable_bits(self, name: str) -> int:
+        """Bits that a register has: multiples of 8 lack the lowest three, addresses those past the bus."""
+        if name == "INTERRUPT_ENABLE":
+            return 1
+        if name.endswith("_PERMISSION"):
+            return Permission.READ | Permission.WRITE
+        if name.endswith("_BASE_HIGH"):
+            return (1 << max(0, self.config.axi_address_bits - 32)) - 1
+        if name.endswith("_BASE"):
+            return (1 << min(32, self.config.axi_address_bits)) - 8
+        return 0xFFFF_FFF8 if name == "PROGRAM" or name.endswith("_SIZE") else 0xFFFF_FFFF
 
     def _memory(self, address: int, length: int) -> np.ndarray:
         external = self.golden.windows.external

@@ -18,7 +18,7 @@ from sw_driver.opening import open_device
 from sw_driver.oracle import run_oracle
 from testbench.random_graphs import random_graph
 
-SEED = int(os.environ.get("LACUNA_SEED", np.random.SeedSequence().generate_state(1)[0]))
+SEED = int(os.environ.get("LACUNA_SEED") or np.random.default_rng().integers(1 << 32))
 ONLY = os.environ.get("LACUNA_GRAPH")
 
 #: Graphs of each size that every preset runs, and drawings allowed to find as many that fit its memories.

@@ -14,7 +14,7 @@ from hw.contract.layouts import align
 from sim.golden import conv, limits, vector
 from sim.golden.memory import OnChip
 
-SEED = int(os.environ.get("LACUNA_SEED", np.random.SeedSequence().entropy % (1 << 32)))  # type: ignore[operator]
+SEED = int(os.environ.get("LACUNA_SEED") or np.random.default_rng().integers(1 << 32))
 CONFIGS = [preset("nano"), preset("small"), preset("medium")]
 
 

@@ -37,6 +37,7 @@ POOL = {"kernel_height": 1, "kernel_width": 2, "stride_y": 1, "stride_x": 2, "di
 CONV = {"kernel_height": 1, "kernel_width": 1, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1,
         "input_height": 1, "input_width": 4, "input_pixel_stride": 1, "input_blocks": 1, "last_lanes": 4,
         "output_rows": 1, "output_width": 4, "output_blocks": 1, "output_pixel_stride": 1, "output_base": 64}
+ADD = {"output_rows": 1, "output_width": 1, "output_blocks": 1}
 
 
 def begin(commands: int, **changes: int) -> bytes:
@@ -87,8 +88,12 @@ def test_identity_and_reset_values():
     assert value(link, "STATUS") == 0
     assert value(link, "WATCHDOG") == 100_000
     assert value(link, "CONV_COMMAND") == 0xFFFF_FFFF
-    put(link, "ID", 5)
-    assert value(link, "ID") == ID
+    put(link, "WINDOW1_BASE", 0xFFFF_FFFF)
+    assert value(link, "WINDOW1_BASE") == 0xFFFF_FFF8
+    with pytest.raises(LinkError, match="Register ID at 0x0 allows read only"):
+        put(link, "ID", 5)
+    with pytest.raises(LinkError, match="Register CONTROL at 0xc allows write only"):
+        value(link, "CONTROL")
     with pytest.raises(LinkError, match="no register at 0x38"):
         link.read_register(0x38)
     with pytest.raises(InterruptTimeout, match="within 10 cycles"):
@@ -153,7 +158,9 @@ BAD = [
         {"output_blocks": 0}, {"flags": Flag.PACKED, "kernel_width": 2}, {"flags": Flag.PACKED, "pad_left": 1})],
     *[(Opcode.MAX_POOL, {**POOL, **change}, Error.BAD_COMMAND) for change in (
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 17}, {"stride_x": 0}, {"dilation_y": 2})],
-    (Opcode.ADD, {"output_rows": 1, "output_width": 1}, Error.BAD_COMMAND),
+    *[(Opcode.ADD, {**ADD, **change}, Error.BAD_COMMAND) for change in (
+        {"output_blocks": 0}, {"a_shift": 32}, {"sum_shift": -32}, {"b_multiplier": 1 << 31}, {"flags": Flag.PACKED})],
+    (Opcode.MAX_POOL, {**POOL, "input_width": 14}, Error.BAD_COMMAND),  # the last window is empty
     (Opcode.BEGIN, {}, Error.BAD_OPCODE),
 ]
 
@@ -177,9 +184,12 @@ def test_unknown_opcode_and_missing_end():
 
 def test_bus_errors_and_record_window():
     link = device(image_of([LOAD, STORE]))
-    put(link, f"WINDOW{Window.INPUT}_BASE_HIGH", 1)
+    put(link, f"WINDOW{Window.INPUT}_BASE", (1 << 16) - 24)
     assert start(link) == (Error.BUS_READ, 1)
-    assert value(link, "ERROR_ADDRESS") == BASES[Window.INPUT]
+    assert value(link, "ERROR_ADDRESS") == 1 << 16
+    put(link, f"WINDOW{Window.INPUT}_BASE", 0xFFFF_FFF0)
+    assert start(link) == (Error.WINDOW_READ, 1)
+    assert value(link, "ERROR_ADDRESS") == 0
     link = device(image_of([LOAD, STORE]))
     put(link, f"WINDOW{Window.RECORD}_SIZE", RECORD_BYTES)
     assert start(link) == (Error.WINDOW_WRITE, 2)
