@@ -8,8 +8,7 @@
 
 from hw.contract.config import PRESETS, Config
 from hw.contract.image import Program
-from sw_driver.compiler import CompileError
-from sw_driver.compiler import compile_model as compile
+from sw_driver.compiler import CompileError, compile_model as compile
 from sw_driver.device import Device, DeviceError, DeviceTimeout, InputError
 from sw_driver.opening import open_device as open
 from sw_driver.result import LayerResult, RunResult

@@ -129,7 +129,7 @@ class Device:
             if not self._read("STATUS") & Status.BUSY:
                 self._dirty = False
                 return
-        raise DeviceError(f"The device is still busy {_RESET_POLLS} reads of STATUS after a soft reset ({self.state()})")
+        raise DeviceError(f"The device is still busy {_RESET_POLLS} reads of STATUS after a soft reset: {self.state()}")
 
     def state(self) -> str:
         """The registers that tell what the device is doing, for error messages."""
@@ -207,8 +207,8 @@ class Device:
             code = Error(number) if number in Error else Error.NONE
             name = code.name if code else f"code {number}"
             self.reset()
-            raise DeviceError(f"The device stopped with {name} at {describe_command(program, index)}, address or offset "
-                              f"{address:#x}", code, index)
+            raise DeviceError(f"The device stopped with {name} at {describe_command(program, index)}, address or "
+                              f"offset {address:#x}", code, index)
         if not status & Status.DONE:
             raise DeviceError(f"The device raised its interrupt without being done: {self.state()}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ def softmax(x: np.ndarray, scale: float, beta: float) -> np.ndarray:
 
 # ---- fixed-point arithmetic of gemmlowp (fixedpoint/fixedpoint.h), on int64 arrays of int32 values ---------------
 
-Fixed = NDArray[np.int64]
+Fixed = NDArray[np.int64] | np.int64
 
 
 def _multiply(a: Fixed, b: Fixed) -> Fixed:

@@ -111,9 +111,9 @@ class _Merge:
             if layer.output.buffer is buffer and at >= position:
                 return False
             for operand in layer.operands:
-                if operand.map.buffer is buffer and at >= position:
-                    if layer is not writer or operand not in layer.elementwise or not operand.whole:
-                        return False
+                safe = at < position or (layer is writer and operand in layer.elementwise and operand.whole)
+                if operand.map.buffer is buffer and not safe:
+                    return False
         return True
 
     def _in_place(self, side: _Side) -> None:

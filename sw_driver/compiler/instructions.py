@@ -18,7 +18,7 @@ Memory = Space | tuple[str, Window]
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Entries first .. first + count - 1 of a memory on chip of `size` entries, around its end; or bytes of a window."""
+    """Entries first .. first + count - 1 of a memory on chip of `size` entries, around its end; or window bytes."""
 
     memory: Memory
     first: int

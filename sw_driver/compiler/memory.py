@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Lifetime:
-    """A buffer of `size` entries that is in use from position `start` to position `end`, both included."""
+    """A buffer of `size` entries, in use from position `start` to position `end`, both included; `key` is hashable."""
 
-    key: Hashable
+    key: Any
     size: int
     start: int
     end: int
@@ -20,7 +21,7 @@ class Lifetime:
         return self.start <= other.end and other.start <= self.end
 
 
-def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Hashable, int] | None:
+def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Any, int] | None:
     """Addresses such that buffers in use at the same time don't overlap; None if none was found.
 
     Greedy placement at the lowest free address (Pisarchyk and Lee, "Efficient memory management for deep neural
@@ -36,7 +37,7 @@ def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Hashable, int] | 
         lambda item: (-item.end, -item.size),
         lambda item: (-item.size * (item.end - item.start + 1), item.start),
     )
-    best: tuple[int, dict[Hashable, int]] | None = None
+    best: tuple[int, dict[Any, int]] | None = None
     for order in orders:
         for high in (False, True):
             placed = _place(sorted(lifetimes, key=order), capacity, high)
@@ -47,7 +48,7 @@ def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Hashable, int] | 
     return None if best is None else best[1]
 
 
-def _place(lifetimes: Sequence[Lifetime], capacity: int, alternate: bool) -> dict[Hashable, int] | None:
+def _place(lifetimes: Sequence[Lifetime], capacity: int, alternate: bool) -> dict[Any, int] | None:
     """First fit; where `alternate`, every second buffer from the top of the memory down."""
     placed: list[tuple[Lifetime, int]] = []
     for index, item in enumerate(lifetimes):

@@ -7,13 +7,12 @@ from pathlib import Path
 from hw.contract import commands
 from hw.contract.commands import COMMAND_BYTES, MAGIC, Opcode
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
-from hw.contract.image import Layer as ReportedLayer
-from hw.contract.image import LayerCommand, Port, Program
+from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.demand import gate
-from sw_driver.compiler.errors import CapacityError
+from sw_driver.compiler.errors import CapacityError, CompileError
 from sw_driver.compiler.fusing import drop_unused, fuse_additions, share_in_place
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
@@ -118,7 +117,10 @@ def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
         values = instruction.values
         if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
             values = {**values, "offset": values["offset"] + data_offset}
-        image += commands.encode(instruction.opcode, values)
+        try:
+            image += commands.encode(instruction.opcode, values)
+        except commands.CommandError as error:
+            raise CompileError(f"{instruction.layer or 'a transfer'} is too large for a command: {error}") from None
     image += commands.encode(Opcode.END, {})
     return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 
 from hw.contract.commands import Engine
@@ -58,7 +59,7 @@ def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence
         for j in before[i]:
             after[j].append(i)
     for queue in on_engine.values():
-        for previous, following in zip(queue, queue[1:], strict=False):
+        for previous, following in itertools.pairwise(queue):
             after[previous].append(following)
             waiting[following] += 1
     ready = [(keys[i], i) for i in range(len(instructions)) if not waiting[i]]

@@ -10,24 +10,27 @@ from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.layers import ConvLayer
 from sw_driver.compiler.weights import WeightTiles
 
-#: Densities of non-zero activations that a choice must do well at, with their weights.
-DENSITIES = ((0.5, 0.5), (0.25, 0.3), (1.0, 0.2))
+#: Densities of non-zero activations that a choice must do well at, with their weights. Very sparse inputs count
+#: little, but enough to prefer an unrolling with slack in tiles and fetches where the others are as good.
+DENSITIES = ((1.0, 0.2), (0.5, 0.4), (0.25, 0.3), (0.1, 0.1))
+
+#: The same for gated layers: there, how few active pixels share the rows matters more.
+GATED_DENSITIES = ((1.0, 0.2), (0.5, 0.5), (0.25, 0.3))
 
 #: Shares of active pixels assumed for gated layers.
 GATED_SHARES = (0.1, 0.25, 0.5)
 
 
-def cost(layer: ConvLayer, tiles: WeightTiles, config: Config, output_blocks: int, unrolling: int,
-         pixels: int | None = None) -> float:
+def cost(layer: ConvLayer, tiles: WeightTiles, config: Config, output_blocks: int, unrolling: int) -> float:
     """Cycles of `output_blocks` of a layer's blocks, weighted over densities of activations and masks."""
-    pixels = layer.output.height * layer.output.width if pixels is None else pixels
+    pixels = layer.output.height * layer.output.width
     lanes = ((layer.input_blocks - 1) * config.lanes + layer.last_lanes) / layer.input_blocks
     counts = [max(1, round(pixels * share)) for share in GATED_SHARES] if layer.mask else [pixels]
     return sum(
         weight * expected(config, pixels=count, kernel_tiles=tiles.tiles_per_block, output_blocks=output_blocks,
                           unrolling=unrolling, density=density, lanes_per_word=lanes,
                           weight_density=tiles.row_density)
-        for count in counts for density, weight in DENSITIES
+        for count in counts for density, weight in (GATED_DENSITIES if layer.mask else DENSITIES)
     ) / len(counts)
 
 

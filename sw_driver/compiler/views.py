@@ -91,8 +91,8 @@ class Views:
         if grouped and channels % source.channels == 0:
             return Operand(source, height, width, channels // source.channels * source.blocks)
         raise CompileError(
-            f"{tensor} is a reshaped {source.height}x{source.width}x{source.channels} map: with {lanes} lanes its bytes "
-            f"do not lie as {height}x{width}x{channels} (channel counts must be equal, or multiples of {lanes}). "
+            f"{tensor} is a reshaped {source.height}x{source.width}x{source.channels} map: with {lanes} lanes its "
+            f"bytes do not lie as {height}x{width}x{channels} (channel counts must be equal, or multiples of {lanes}). "
             "Reshape the graph's input or output instead, or keep the number of channels")
 
     def channel_positions(self, operand: Operand, channels: int) -> np.ndarray:

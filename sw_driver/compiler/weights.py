@@ -47,7 +47,7 @@ class WeightTiles:
         # [output block, output lane, tap x input block, input lane] -> [tile of the block, output block, in, out]
         tiles = padded.reshape(self.output_blocks, lanes, self.tiles_per_block, lanes)
         self._tiles = np.ascontiguousarray(tiles.transpose(2, 0, 3, 1))
-        self._stored = self._tiles.any(axis=3)  # [tile of the block, output block, input lane]
+        self._stored: NDArray[np.bool_] = np.any(self._tiles, axis=3)  # [tile of the block, output block, input lane]
         words = (self._stored.sum(axis=2) + 1) // 2
         self.block_words: NDArray[np.int64] = words.sum(axis=0)
         self._parameters = [np.zeros(self.output_blocks * lanes, dtype) for dtype in ("<i4", "<i4", "i1")]
