@@ -1,0 +1,44 @@
+"""Results as tables for the terminal, for Markdown and for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One table: key (in the JSON), title, what its figures mean, header and rows."""
+
+    key: str
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[Any]]
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for index, title in enumerate(self.header):
+            table.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(_text, row))
+        return table
+
+    def markdown(self) -> str:
+        """For the documentation."""
+        lines = [self.header, ["---"] * len(self.header), *[[_text(cell) for cell in row] for row in self.rows]]
+        return f"## {self.title}\n\n{self.note}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def json(self) -> dict[str, Any]:
+        """Rows as objects."""
+        return {"title": self.title, "note": self.note,
+                "rows": [dict(zip(self.header, row, strict=True)) for row in self.rows]}
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.3f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

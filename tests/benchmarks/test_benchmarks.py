@@ -1,0 +1,59 @@
+"""The benchmarks' own models are what they say, and their figures come out of exact runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import measuring
+from benchmarks.layers import cut_out, random_mask, synthetic
+from benchmarks.measuring import DIGITS, Bench, NotExact
+from benchmarks.tables import Section
+from sw_driver.inputs import load_input
+from sw_driver.opening import open_device
+from sw_driver.oracle import run_oracle, run_oracle_tensors
+from sw_driver.tflite.reader import load_graph
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.25, 0.9])
+def test_a_synthetic_layer_has_exactly_the_zeros_asked_for(zeros: float) -> None:
+    layer = synthetic((8, 8, 16), 16, 3, zeros, np.random.default_rng(1))
+    assert np.count_nonzero(layer.activations == layer.zero_point) == round(zeros * 8 * 8 * 16)
+    assert np.all(layer.weights != 0)
+    assert layer.macs == 8 * 8 * 16 * 16 * 9
+
+
+@pytest.mark.parametrize(("density", "active"), [(1.0, 64), (0.5, 32), (0.1, 6), (0.001, 1)])
+def test_a_random_mask_has_exactly_its_density(density: float, active: int) -> None:
+    assert random_mask((1, 8, 8, 1), density, np.random.default_rng(2)).sum() == active
+
+
+def test_a_layer_cut_out_of_a_network_computes_what_it_did_there() -> None:
+    graph = load_graph(DIGITS)
+    file = next((DIGITS.parent / "digits_inputs").iterdir())
+    tensors = run_oracle_tensors(DIGITS, [load_input(file, graph.tensors[graph.inputs[0]])])
+    convolutions = [operator for operator in graph.operators if operator.op == "CONV_2D"]
+    for operator in convolutions:
+        layer = cut_out(graph, operator, tensors)
+        (found,) = run_oracle(layer.model(), {"x": layer.activations})
+        assert np.array_equal(found, tensors[operator.outputs[0]])
+        assert layer.macs == found.size * layer.weights[0].size
+
+
+def test_figures_come_from_exact_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = synthetic((8, 8, 16), 16, 3, 0.5, np.random.default_rng(3))
+    with open_device("golden", "small") as device:
+        bench = Bench(device, lambda _text: None)
+        found, density = bench.gated(layer, 0.25, "gated")
+        assert density == 0.25
+        assert found.gated == layer.macs * 3 // 4
+        assert bench.convolution(layer, "plain").macs == layer.macs
+        monkeypatch.setattr(measuring, "run_oracle", lambda *_: [np.zeros((1, 8, 8, 16), np.int8)])
+        with pytest.raises(NotExact, match="plain"):
+            bench.convolution(layer, "plain")
+
+
+def test_a_section_as_markdown_and_json() -> None:
+    section = Section("key", "Title", "What it means.", ["layer", "cycles"], [["a", 1234], ["b", 0.5]])
+    assert "| a | 1,234 |\n| b | 0.500 |" in section.markdown()
+    assert section.json()["rows"] == [{"layer": "a", "cycles": 1234}, {"layer": "b", "cycles": 0.5}]
