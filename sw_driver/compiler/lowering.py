@@ -24,8 +24,7 @@ from sw_driver.compiler.quantisation import (
     ACTIVATION_BOUNDS,
     activation_range,
     add_parameters,
-    convolution_multipliers,
-    fully_connected_multipliers,
+    output_multipliers,
 )
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
@@ -143,7 +142,7 @@ class Lowering:
             operand = self.views.operand(x, height, width, channels, grouped=True)
             input_blocks = operand.blocks
             filters = _spread(filters, self.views.channel_positions(operand, channels), input_blocks * lanes)
-        multipliers = convolution_multipliers(x.scale, weights.scales, output.scale, len(filters))
+        multipliers = output_multipliers(x.scale, weights.scales, output.scale, len(filters))
         taps = kernel[0] * kernel[1] * channels
         self._append_conv(operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks)
 
@@ -156,7 +155,7 @@ class Lowering:
         operand = self.views.operand(x, height, width, channels, grouped=True)
         positions = self.views.channel_positions(operand, channels)
         filters = _spread(filters[:, None, None, :], positions, operand.blocks * self.config.lanes)
-        multipliers = fully_connected_multipliers(x.scale, weights.scales, output.scale, len(filters))
+        multipliers = output_multipliers(x.scale, weights.scales, output.scale, len(filters))
         geometry = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
         self._append_conv(operator, operand, geometry, filters, bias, multipliers, self.config.lanes, channels,
                           operand.blocks)

@@ -56,24 +56,15 @@ def activation_range(activation: str, scale: float, zero_point: int) -> tuple[in
     return minimum, maximum
 
 
-def convolution_multipliers(input_scale: float, filter_scales: np.ndarray, output_scale: float, channels: int,
-                            ) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [channels] multipliers and int8 [channels] shifts of a convolution: the products are in double."""
+def output_multipliers(input_scale: float, filter_scales: np.ndarray, output_scale: float, channels: int,
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [channels] multipliers and int8 [channels] shifts of CONV_2D and FULLY_CONNECTED.
+
+    Products of scales are in double, also for FULLY_CONNECTED per tensor, where older sources of TFLite multiply
+    in float32: the pinned tflite-micro does not (a test tells the two apart).
+    """
     scales = np.broadcast_to(np.asarray(filter_scales, np.float32), (channels,))
     pairs = [quantise_multiplier(float(input_scale) * float(scale) / float(output_scale)) for scale in scales]
-    return _columns(pairs)
-
-
-def fully_connected_multipliers(input_scale: float, filter_scales: np.ndarray, output_scale: float, channels: int,
-                                ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for FULLY_CONNECTED: per tensor, input and filter scale are multiplied in float32."""
-    if len(filter_scales) > 1:
-        return convolution_multipliers(input_scale, filter_scales, output_scale, channels)
-    product = float(np.float32(input_scale) * np.float32(filter_scales[0]))
-    return _columns([quantise_multiplier(product / float(output_scale))] * channels)
-
-
-def _columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([m for m, _s in pairs], np.int32), np.array([s for _m, s in pairs], np.int8)
 
 
