@@ -1,9 +1,8 @@
-"""The command `lacuna`. Each subcommand is a module; here they meet, and here every error becomes one clear message."""
+"""The command `lacuna`: each subcommand is a module; here every error becomes one clear message."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
+import importlib
 import os
 import signal
 import sys
@@ -12,23 +11,14 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from sw_driver.command_line import check, compile, doctor, run, verilog
-from sw_driver.command_line.failure import Failure, is_expected
+from sw_driver.command_line.grammar import parser
 
 #: Set to 1, errors come with a traceback.
 DEBUG_VARIABLE = "LACUNA_DEBUG"
 
 EXIT_FAILURE = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in the form that all of Lacuna's errors have."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"lacuna: error: {message}; see {self.prog} --help\n")
 
 
 class _Terminated(BaseException):
@@ -42,26 +32,6 @@ def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated(number)
 
 
-def version() -> str:
-    """Lacuna's version; "(not installed)" when it runs from a folder that pip does not know."""
-    try:
-        return importlib.metadata.version("lacuna")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `handler` in its result is what runs the subcommand."""
-    top = _Parser(prog="lacuna",
-                  description="Run int8 TFLite networks on the Lacuna neural processor, exact to the bit.",
-                  epilog=f"{DEBUG_VARIABLE}=1 in the environment adds a traceback to errors.")
-    top.add_argument("--version", action="version", version=f"lacuna {version()}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for module in (run, check, compile, verilog, doctor):
-        module.add_command(commands)
-    return top
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -70,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     before = {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        status = options.handler(options)
+        # Imported only now: what a command needs may be missing, and doctor must be able to say so.
+        command = importlib.import_module(f"{__name__}.{options.command}")
+        status = command.handle(options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -91,10 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    debug = os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
-    if debug:
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         traceback.print_exc()
-    if isinstance(error, Failure) or is_expected(error):
+    if isinstance(error, ModuleNotFoundError):
+        _say(f"error: {error}; the environment is not complete: see lacuna doctor, and run make")
+        return EXIT_FAILURE
+    from sw_driver.command_line.failure import is_expected
+
+    if is_expected(error):
         _say(f"error: {error}")
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1]

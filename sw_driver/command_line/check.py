@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,7 +11,6 @@ from rich.table import Table
 from hw.contract.config import preset
 from hw.contract.image import Layer, Program
 from sw_driver.command_line.layer_table import NAME_LIMIT, shortened
-from sw_driver.command_line.options import add_json, add_preset
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import CompileError, compile_graph
 from sw_driver.graph import Graph, Operator
@@ -30,17 +28,6 @@ USUAL_PLACES = {
 }
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to the parser's subcommands."""
-    parser = commands.add_parser("check", help="what in a model runs where, what doesn't and why",
-                                 description="Say for every operator of a model where it would run, and everything "
-                                             "that can't run, with limit and remedy. Exit status 1 if there is any.")
-    parser.add_argument("model", metavar="MODEL", help="int8 TFLite file")
-    add_preset(parser)
-    add_json(parser, "the findings")
-    parser.set_defaults(handler=handle)
-
-
 def handle(options: argparse.Namespace) -> int:
     """Print the operators and the problems."""
     require_writable(options.json)
@@ -50,7 +37,7 @@ def handle(options: argparse.Namespace) -> int:
     program, misfit = None, None
     if not problems:
         try:
-            program = compile_graph(graph, config, name=options.model)
+            program = compile_graph(graph, config, name=options.model.name)
         except CompileError as error:
             misfit = str(error)
     refused = {problem.index for problem in problems}
@@ -59,7 +46,7 @@ def handle(options: argparse.Namespace) -> int:
               for operator in graph.operators}
     if options.json is not None:
         write_json(options.json, {
-            "model": options.model,
+            "model": str(options.model),
             "preset": options.preset,
             "runs": program is not None,
             "operators": [{"index": operator.index, "op": operator.op, "name": operator.name,

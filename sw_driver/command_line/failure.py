@@ -22,5 +22,5 @@ def is_expected(error: Exception) -> bool:
     from sw_driver.oracle import OracleError
 
     return isinstance(error, (
-        CommandError, CompileError, ConfigError, ImageError, LinkError, ModelError, OracleError, ProgramError,
+        Failure, CommandError, CompileError, ConfigError, ImageError, LinkError, ModelError, OracleError, ProgramError,
         SimulatorError, device.DeviceError, device.InputError, inputs.InputError))

@@ -15,7 +15,6 @@ from hw.contract.config import Config, preset
 from hw.contract.image import FILE_MAGIC, Program
 from sw_driver.command_line.failure import Failure
 from sw_driver.command_line.layer_table import layer_json, layer_table
-from sw_driver.command_line.options import add_json, add_preset, command_range, natural
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import compile_model
 from sw_driver.device import Device
@@ -25,42 +24,6 @@ from sw_driver.opening import open_device
 from sw_driver.oracle import run_oracle
 from sw_driver.result import RunResult
 from sw_driver.tflite.reader import load_graph, read_model
-
-DEVICES = ("rtl", "golden")
-SIMULATORS = ("verilator", "icarus")
-
-#: Bytes per cycle that the simulated external memory can be slowed down to.
-BANDWIDTHS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
-
-
-def add_command(commands: Any) -> None:
-    """Add the command to the parser's subcommands."""
-    parser = commands.add_parser(
-        "run", help="run a model, with a table per layer, and compare it with TFLite Micro",
-        description="Run a model on the simulated hardware or the golden model. Prints a table of layers and compares "
-                    "every output with TFLite Micro. Exit status 1 if an output differs.")
-    parser.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file, or a program of `lacuna compile`")
-    parser.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE", dest="inputs",
-                        help=".npy, raw .bin, or a picture for image models. Repeated: one run each. For a model with "
-                             "several inputs: NAME=FILE once for each of them, one run")
-    add_preset(parser)
-    parser.add_argument("--device", choices=DEVICES, default="rtl",
-                        help="rtl: simulated hardware; golden: the NumPy model, with predicted cycles (default: rtl)")
-    add_json(parser, "the results")
-    parser.add_argument("--reference", type=Path, metavar="MODEL",
-                        help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
-    simulation = parser.add_argument_group("simulation", "with --device rtl")
-    simulation.add_argument("--simulator", choices=SIMULATORS, default="verilator",
-                            help="icarus is slow, for small presets (default: verilator)")
-    simulation.add_argument("--latency", type=natural, default=20, metavar="CYCLES",
-                            help="of the external memory (default: 20)")
-    simulation.add_argument("--bandwidth", type=float, choices=BANDWIDTHS, default=BANDWIDTHS[0], metavar="BYTES",
-                            help=f"of the external memory per cycle, one of {', '.join(f'{b:g}' for b in BANDWIDTHS)} "
-                                 "(default: 8)")
-    simulation.add_argument("--waves", type=Path, metavar="FILE", help="record all signals to FILE (FST); slower")
-    simulation.add_argument("--waves-commands", type=command_range, metavar="A:B",
-                            help="record only while the commands A to B of the program run")
-    parser.set_defaults(handler=handle)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,20 +5,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 from sw_driver.command_line.failure import Failure
-from sw_driver.command_line.options import add_preset
-
-
-def add_command(commands: Any) -> None:
-    """Add the command to the parser's subcommands."""
-    parser = commands.add_parser("verilog", help="write the hardware as Verilog",
-                                 description="Write the hardware of a preset as Verilog, with a manifest of its sizes.")
-    add_preset(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write into")
-    parser.set_defaults(handler=handle)
 
 
 def handle(options: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sw_driver.command_line as command_line
-from sw_driver.command_line import check, main
+from sw_driver.command_line import DEBUG_VARIABLE, check, main
+from sw_driver.command_line.grammar import version
 from sw_driver.tflite.builder import TfliteBuilder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for option, expected in (("--version", f"lacuna {command_line.version()}"), ("--help", "doctor")):
+    for option, expected in (("--version", f"lacuna {version()}"), ("--help", "doctor")):
         with pytest.raises(SystemExit) as ended:
             main([option])
         assert ended.value.code == 0
@@ -164,7 +164,7 @@ def test_what_nobody_expects(monkeypatch: pytest.MonkeyPatch, raised: BaseExcept
 
 def test_debugging_adds_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                       capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(command_line.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
     assert main(["check", str(tmp_path / "none.tflite")]) == 1
     assert "Traceback" in capsys.readouterr().err
 
