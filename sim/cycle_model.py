@@ -234,8 +234,8 @@ def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config)
     dispatched = COSTS.fetch
     for i, command in enumerate(commands):
         queue = on_engine[ENGINE_OF[command.opcode]]
-        if len(queue) > config.command_queue:
-            dispatched = max(dispatched, spans[queue[-config.command_queue - 1]].end)
+        if len(queue) > config.command_queue:  # one more waits in front of the queue
+            dispatched = max(dispatched, spans[queue[-config.command_queue - 1]].start)
         dispatched += COSTS.dispatch
         start = max([dispatched, *(spans[j].end for j in before[i])], default=dispatched)
         if queue:

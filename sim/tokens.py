@@ -16,13 +16,16 @@ from hw.contract.commands import COMMAND_BYTES, ENGINE_OF, MAGIC, CommandError, 
 #: The field that counts the tokens taken from each engine.
 WAIT_FIELD = {engine: f"wait_{engine.name.lower()}" for engine in Engine}
 
+#: The most tokens that a counter can hold: what a wait field can ask for.
+TOKEN_LIMIT = 255
+
 
 class ProgramError(ValueError):
     """A program that breaks the contract in a way that the device may not notice; a fault of the compiler."""
 
 
 class TokenError(ProgramError):
-    """A command waits for a token that no earlier command gives: the program may hang."""
+    """A command waits for a token that no earlier command gives, or too many pile up: the program may stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,3 +136,11 @@ def largest_counts(commands: Sequence[Command]) -> dict[tuple[Engine, Engine], i
                 surely = taken_by[pair][clock[i][consumer]] if consumer != command.engine else taken[pair]
                 largest[pair] = max(largest[pair], given[pair] - surely)
     return largest
+
+
+def check_counts(commands: Sequence[Command]) -> None:
+    """Raise TokenError when a counter might pass TOKEN_LIMIT, which the device answers with TOKEN_OVERFLOW."""
+    for (producer, consumer), count in largest_counts(commands).items():
+        if count > TOKEN_LIMIT:
+            raise TokenError(f"Up to {count} tokens from the {producer.name.lower()} engine may wait for the "
+                             f"{consumer.name.lower()} engine, a counter holds {TOKEN_LIMIT}")

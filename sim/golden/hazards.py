@@ -17,7 +17,7 @@ from hw.contract.config import Config
 from hw.contract.registers import Window
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.memory import entry_bytes, entry_count
-from sim.tokens import Command, ProgramError, clocks
+from sim.tokens import Command, ProgramError, check_counts, clocks
 
 Indices = NDArray[np.int64]
 
@@ -130,8 +130,9 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
 
     `commands` come from `read_program` and passed `limits.check`; `image` is the content of window IMAGE, from
     which the row maps are read. Names the later command, the earlier one, the memory and the entries. Raises
-    TokenError where a command waits for tokens that do not come.
+    TokenError where a command waits for tokens that do not come, or where too many may pile up.
     """
+    check_counts(commands)
     known = clocks(commands)
     memory = {space: _LastAccess(entry_count(config, space)) for space in Space}
     windows: list[tuple[int, bool, tuple[int, int, int]]] = []

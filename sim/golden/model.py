@@ -11,7 +11,7 @@ from hw.contract.registers import Error, Window
 from sim import cycle_model
 from sim.golden import conv, limits, vector
 from sim.golden.memory import DeviceError, External, OnChip, Windows
-from sim.tokens import WAIT_FIELD, Command
+from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
 
 def take_tokens(command: Command, tokens: dict[tuple[Engine, Engine], int]) -> None:
@@ -25,9 +25,15 @@ def take_tokens(command: Command, tokens: dict[tuple[Engine, Engine], int]) -> N
 
 
 def give_tokens(command: Command, tokens: dict[tuple[Engine, Engine], int]) -> None:
-    """Add the tokens that a complete command signals."""
+    """Add the tokens that a complete command signals. Raises DeviceError(TOKEN_OVERFLOW) past TOKEN_LIMIT."""
     for consumer in Engine:
         tokens[command.engine, consumer] += command.values["signal"] >> consumer & 1
+        if tokens[command.engine, consumer] > TOKEN_LIMIT:
+            raise DeviceError(Error.TOKEN_OVERFLOW, f"{TOKEN_LIMIT} tokens already wait for the "
+                                                    f"{consumer.name.lower()} engine")
+
+#: A window holds fewer commands than this.
+COMMANDS_MAX = (1 << 32) // COMMAND_BYTES
 
 
 @dataclasses.dataclass
@@ -83,14 +89,15 @@ class Golden:
         index = 0
         tokens = {(producer, consumer): 0 for producer in Engine for consumer in Engine}
         try:
-            self._begin(*self._fetch(program, 0))
+            count = self._begin(program)
             while True:
                 index += 1
                 opcode, values = self._fetch(program, index)
                 if opcode is Opcode.END:
                     return run
-                if opcode is Opcode.BEGIN:
-                    raise DeviceError(Error.BAD_OPCODE, "BEGIN after the start")
+                if opcode is Opcode.BEGIN or index == count - 1:
+                    raise DeviceError(Error.BAD_OPCODE, f"{opcode.name} where only END may be" if index == count - 1
+                                      else "BEGIN after the start", program + index * COMMAND_BYTES)
                 limits.check(opcode, values, self.config)
                 command = Command(index, opcode, values)
                 take_tokens(command, tokens)
@@ -105,20 +112,28 @@ class Golden:
             return run
 
     def _fetch(self, program: int, index: int) -> tuple[Opcode, dict[str, int]]:
-        data = self.windows.read(Window.IMAGE, program + index * COMMAND_BYTES, COMMAND_BYTES)
+        offset = program + index * COMMAND_BYTES
+        data = self.windows.read(Window.IMAGE, offset, COMMAND_BYTES)
         try:
             return decode(data.tobytes())
         except CommandError as error:
-            raise DeviceError(Error.BAD_OPCODE if index else Error.BAD_IMAGE, str(error)) from None
+            raise DeviceError(Error.BAD_OPCODE if index else Error.BAD_IMAGE, str(error), offset) from None
 
-    def _begin(self, opcode: Opcode, values: dict[str, int]) -> None:
+    def _begin(self, program: int) -> int:
+        """Check BEGIN; returns the number of commands that it announces."""
+        opcode, values = self._fetch(program, 0)
         if opcode is not Opcode.BEGIN or values["magic"] != MAGIC:
-            raise DeviceError(Error.BAD_IMAGE, "the program does not start with BEGIN and MAGIC")
+            raise DeviceError(Error.BAD_IMAGE, "the program does not start with BEGIN and MAGIC", program)
         if values["format_version"] != FORMAT_VERSION:
-            raise DeviceError(Error.WRONG_FORMAT, f"format version {values['format_version']}, not {FORMAT_VERSION}")
+            raise DeviceError(Error.WRONG_FORMAT, f"format version {values['format_version']}, not {FORMAT_VERSION}",
+                              program)
         if values["config_hash"] != self.config.hash:
             raise DeviceError(Error.WRONG_CONFIG, f"built for configuration {values['config_hash']:#010x}, this is "
-                                                  f"{self.config.hash:#010x} ({self.config.name})")
+                                                  f"{self.config.hash:#010x} ({self.config.name})", program)
+        if not 2 <= values["command_count"] < COMMANDS_MAX:
+            raise DeviceError(Error.BAD_COMMAND, f"command_count must be in 2 to {COMMANDS_MAX - 1}, not "
+                                                 f"{values['command_count']}", program)
+        return values["command_count"]
 
     def execute(self, command: Command) -> Executed:
         """Execute one command that passed `limits.check`. Raises DeviceError, as the device would report it."""

@@ -121,11 +121,11 @@ def test_timeline_keeps_tokens_and_engine_order():
 
 def test_timeline_waits_for_room_in_an_engine_queue():
     config = preset("small")
-    count = config.command_queue + 3
+    count = config.command_queue + 4
     program = commands(*[(Opcode.CONV, {})] * count, (Opcode.LOAD, {}))
     spans, _ = timeline(program, [1000] * count + [10], config)
-    # The LOAD is fetched once all convolutions before it have a place: behind the one that runs, the queue.
-    assert spans[-1].start >= spans[count - config.command_queue - 2].end
+    # The LOAD is fetched once all convolutions have a place: one runs, one is next, the others fill the queue.
+    assert spans[count - config.command_queue - 2].start <= spans[-1].start < spans[-2].start
 
 
 def test_timeline_refuses_tokens_that_never_come():

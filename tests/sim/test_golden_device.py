@@ -19,7 +19,7 @@ from hw.contract.commands import (
 from hw.contract.config import FORMAT_VERSION, preset
 from hw.contract.registers import ID, REGISTERS, Control, Error, Permission, Status, Window
 from sim.golden import HazardError
-from sim.tokens import TokenError, largest_counts, read_program
+from sim.tokens import TokenError, check_counts, largest_counts, read_program
 from sw_driver.links.golden import GoldenLink
 from sw_driver.links.link import InterruptTimeout, LinkError
 
@@ -132,6 +132,7 @@ def test_on_chip_addresses_wrap_around():
     ({"magic": 1}, Error.BAD_IMAGE),
     ({"format_version": FORMAT_VERSION + 1}, Error.WRONG_FORMAT),
     ({"config_hash": CONFIG.hash ^ 1}, Error.WRONG_CONFIG),
+    ({"command_count": 1}, Error.BAD_COMMAND),
 ])
 def test_begin_is_checked(changes, error):
     link = device(image_of([LOAD, STORE], **changes))
@@ -180,6 +181,28 @@ def test_unknown_opcode_and_missing_end():
     image[2 * COMMAND_BYTES] = 0x77
     assert start(device(bytes(image))) == (Error.BAD_OPCODE, 2)
     assert start(device(bytes(image_of([LOAD, STORE])[:-COMMAND_BYTES]))) == (Error.BAD_OPCODE, 3)
+    link = device(image_of([LOAD, STORE], command_count=3))
+    assert start(link) == (Error.BAD_OPCODE, 2)
+    assert value(link, "ERROR_ADDRESS") == 2 * COMMAND_BYTES
+
+
+def test_too_many_tokens():
+    link = device(b"")
+    put(link, f"WINDOW{Window.IMAGE}_SIZE", 1 << 15)
+    put(link, f"WINDOW{Window.IMAGE}_BASE", 0)
+    load = {"window": Window.IMAGE, "length": 8, "signal": TO[Engine.CONV]}
+    put(link, f"WINDOW{Window.RECORD}_SIZE", 1 << 15)
+    put(link, f"WINDOW{Window.RECORD}_BASE", 1 << 15)
+    link.write_memory(0, image_of([(Opcode.LOAD, load)] * 250))
+    assert start(link) == (Error.NONE, 0)
+    image = image_of([(Opcode.LOAD, load), *[(Opcode.LOAD, {**load, "length": 16})] * 255])
+    put(link, f"WINDOW{Window.IMAGE}_SIZE", len(image))
+    put(link, f"WINDOW{Window.RECORD}_SIZE", (1 << 16) - len(image))
+    put(link, f"WINDOW{Window.RECORD}_BASE", len(image))
+    link.write_memory(0, image)
+    assert start(link) == (Error.TOKEN_OVERFLOW, 256)
+    with pytest.raises(TokenError, match="Up to 256 tokens from the load engine"):
+        check_counts(read_program(image))
 
 
 def test_bus_errors_and_record_window():
