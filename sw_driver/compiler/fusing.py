@@ -64,7 +64,7 @@ def share_in_place(layers: list[Layer], wanted: set[FeatureMap]) -> None:
     """Let an element-wise layer write over an operand that nobody needs any more: their maps share the buffer."""
     for layer in layers:
         target = layer.output
-        if len([w for w in layers if w.output.buffer is target.buffer]) > 1 or target.loaded:
+        if layer.beneath is not None or len([w for w in layers if w.output.buffer is target.buffer]) > 1:
             continue
         for operand in layer.elementwise:
             others = [other for other in layer.operands if other not in layer.elementwise]
