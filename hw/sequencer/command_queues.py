@@ -51,8 +51,8 @@ class CommandQueues(wiring.Component):
         nexts = [getattr(self, engine.name.lower()) for engine in Engine]
 
         # ---- slots -------------------------------------------------------------------------------------------
-        write_slot = Signal(data.ArrayLayout(unsigned(slot_bits), len(Engine)))
-        read_slot = Signal(data.ArrayLayout(unsigned(slot_bits), len(Engine)))
+        slots = data.ArrayLayout(unsigned(max(1, slot_bits)), len(Engine))  # one slot: a bit that stays zero
+        write_slot, read_slot = Signal(slots), Signal(slots)
         written, freed = Signal(len(Engine)), Signal(len(Engine))
         stored = Signal(len(Engine))  # per engine: a command waits in the memory
         for e in Engine:
@@ -60,13 +60,11 @@ class CommandQueues(wiring.Component):
             m.d.sync += used.eq(used + written[e] - freed[e])
             # The dispatcher looks at the room when it starts a command; the one before has been counted by then.
             m.d.comb += [stored[e].eq(used != 0), self.room[e].eq(used != depth)]
-            with m.If(written[e]):
-                m.d.sync += write_slot[e].eq(write_slot[e] + 1)
-            with m.If(freed[e]):
-                m.d.sync += read_slot[e].eq(read_slot[e] + 1)
+            if slot_bits:
+                m.d.sync += [write_slot[e].eq(write_slot[e] + written[e]), read_slot[e].eq(read_slot[e] + freed[e])]
         m.d.comb += [
             write_port.en.eq(self.write_valid),
-            write_port.addr.eq(Cat(self.write.position, write_slot[self.write.engine], self.write.engine)),
+            write_port.addr.eq(Cat(self.write.position, write_slot[self.write.engine][:slot_bits], self.write.engine)),
             write_port.data.eq(self.write.data),
             written.eq((self.write_valid & self.write.last) << self.write.engine),
         ]
@@ -89,7 +87,7 @@ class CommandQueues(wiring.Component):
             last.eq(position == last_position),
             freed.eq((reading & last) << engine),
             read_port.en.eq(1),
-            read_port.addr.eq(Cat(position, read_slot[engine], engine)),
+            read_port.addr.eq(Cat(position, read_slot[engine][:slot_bits], engine)),
         ]
         m.d.sync += [
             position.eq(position + 1),

@@ -13,6 +13,7 @@ from hw.bus.axi import Response
 from hw.contract.config import FORMAT_VERSION, preset
 from hw.contract.registers import ADDRESS_BYTES, ID, REGISTERS, Access, Control
 from hw.register_block import RegisterBlock
+from testbench.axi_lite_access import read, write
 from testbench.component_simulation import simulate
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
@@ -26,45 +27,6 @@ def writable_bits(name, address_bits=32):
     if name.endswith("HIGH"):
         return (1 << (address_bits - 32)) - 1
     return {"INTERRUPT_ENABLE": 1, "WATCHDOG": 0xFFFF_FFFF}.get(name, 3)
-
-
-async def read(ctx, bus, address, pause=0):
-    ctx.set(bus.araddr, address)
-    ctx.set(bus.arvalid, 1)
-    await ctx.tick().until(bus.arready)
-    ctx.set(bus.arvalid, 0)
-    for _ in range(pause):
-        await ctx.tick()
-    ctx.set(bus.rready, 1)
-    value, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
-    ctx.set(bus.rready, 0)
-    return value, response
-
-
-async def write(ctx, bus, address, value, strobe=0xF, order="both", pause=0):
-    """Write with the address first, the data first, or both together; returns the response."""
-    for part in {"address": ("aw", "w"), "data": ("w", "aw"), "both": (("aw", "w"),)}[order]:
-        parts = [part] if isinstance(part, str) else list(part)
-        if "aw" in parts:
-            ctx.set(bus.awaddr, address)
-            ctx.set(bus.awvalid, 1)
-        if "w" in parts:
-            ctx.set(bus.wdata, value)
-            ctx.set(bus.wstrb, strobe)
-            ctx.set(bus.wvalid, 1)
-        while ctx.get(bus.awvalid) or ctx.get(bus.wvalid):
-            _clk, _rst, taken, data_taken = await ctx.tick().sample(
-                bus.awvalid & bus.awready, bus.wvalid & bus.wready)
-            if taken:
-                ctx.set(bus.awvalid, 0)
-            if data_taken:
-                ctx.set(bus.wvalid, 0)
-        for _ in range(pause):
-            await ctx.tick()
-    ctx.set(bus.bready, 1)
-    (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
-    ctx.set(bus.bready, 0)
-    return response
 
 
 @pytest.mark.parametrize("address_bits", [32, 40])
