@@ -8,13 +8,21 @@ from types import TracebackType
 
 import numpy as np
 
-from hw.contract.commands import ENGINE_OF, RECORD_BYTES, Engine, Opcode, decode_records
+from hw.contract.commands import (
+    COMMAND_BYTES,
+    ENGINE_OF,
+    RECORD_BYTES,
+    CommandError,
+    Engine,
+    Opcode,
+    decode,
+    decode_records,
+)
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config
 from hw.contract.image import Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import ID, REGISTERS, Control, Error, Permission, Status, Window
 from sim.cycle_model import expected_command
-from sim.tokens import Command, read_program
 from sw_driver.host_operators import run_host_step
 from sw_driver.links.link import InterruptTimeout, Link
 from sw_driver.result import RunResult, layer_results
@@ -113,9 +121,10 @@ class Device:
                                    feed_bytes(feed, arrays[feed.input], self.config.lanes))
         self._write("PROGRAM", 0)
         self._write("INTERRUPT_ENABLE", 1)
+        cycles = expected_cycles(program, self.config) if timeout_cycles is None else timeout_cycles
         started = time.perf_counter()
         self._write("CONTROL", Control.START)
-        self._wait(program, timeout_cycles)
+        self._wait(cycles)
         wall_s = time.perf_counter() - started
         self._write("CONTROL", Control.ACKNOWLEDGE)
         self._require_done(program)
@@ -190,8 +199,7 @@ class Device:
             self._resident = program.image
         return bases
 
-    def _wait(self, program: Program, timeout_cycles: int | None) -> None:
-        cycles = expected_cycles(program, self.config) if timeout_cycles is None else timeout_cycles
+    def _wait(self, cycles: int) -> None:
         try:
             self.link.wait_interrupt(cycles)
         except InterruptTimeout:
@@ -236,30 +244,38 @@ class Device:
 
 def expected_cycles(program: Program, config: Config) -> int:
     """Cycles after which a run of the program is given up."""
-    commands = read_program(program.image)
-    total = sum(expected_command(command.opcode, command.values, config, density=1.0) for command in commands)
+    total = sum(expected_command(opcode, values, config, density=1.0)
+                for opcode, values in _commands(program).values() if opcode in ENGINE_OF)
     return TIMEOUT_FACTOR * total + TIMEOUT_CYCLES
+
+
+def _commands(program: Program) -> dict[int, tuple[Opcode, dict[str, int]]]:
+    """The program's commands by index. What can't be decoded is left out: the device is the judge of that."""
+    result = {}
+    for index in range(program.command_count):
+        try:
+            result[index] = decode(program.image[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES])
+        except CommandError:
+            continue
+    return result
 
 
 def describe_command(program: Program, index: int) -> str:
     """A command for error messages: its index, what it does, and the layer it belongs to."""
-    commands = {command.index: command for command in read_program(program.image)}
-    if index not in commands:
-        return f"command {index}"
-    command = commands[index]
-    layer = _layer_of(program, command)
-    return f"command {index} ({command.opcode.name}{f', layer {layer!r}' if layer else ''})"
+    commands = _commands(program)
+    what = commands[index][0].name if index in commands else "unreadable"
+    layer = _layer_of(program, index, what)
+    return f"command {index} ({what}{f', layer {layer!r}' if layer else ''})"
 
 
-def _layer_of(program: Program, command: Command) -> str:
+def _layer_of(program: Program, index: int, what: str) -> str:
     """The name of a compute command's layer; for a LOAD the next one in the program, for a STORE the last before."""
     owners = {own.index: layer.name for layer in program.layers for own in layer.commands}
-    if command.index in owners:
-        return owners[command.index]
-    engine = ENGINE_OF.get(Opcode(command.opcode))
-    nearest = ([index for index in owners if index > command.index] if engine is Engine.LOAD else
-               [-index for index in owners if index < command.index])
-    return owners[abs(min(nearest))] if nearest else ""
+    if index in owners:
+        return owners[index]
+    nearest = {"LOAD": min((own for own in owners if own > index), default=-1),
+               "STORE": max((own for own in owners if own < index), default=-1)}.get(what, -1)
+    return owners.get(nearest, "")
 
 
 def _match_inputs(ports: list[Port], inputs: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """Memory plans: what is in use at the same time does not overlap."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sw_driver.compiler.memory import Lifetime, Ring, peak_use, plan
 
