@@ -229,7 +229,8 @@ class Device:
         for step in program.host_steps:
             values[step.outputs[0]] = run_host_step(step, values)
         completed = self._read("COMPLETED")
-        records = list(decode_records(self.link.read_memory(bases[Window.RECORD], completed * RECORD_BYTES)))
+        data = self.link.read_memory(bases[Window.RECORD], completed * RECORD_BYTES) if completed else b""
+        records = list(decode_records(data))
         return RunResult({port.name: values[port.tensor] for port in program.outputs}, self._read("CYCLES"), wall_s,
                          layer_results(program, records, self.config), records)
 

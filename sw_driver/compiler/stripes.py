@@ -61,6 +61,8 @@ class FeaturePlanner:
     def plan(self) -> FeaturePlan:
         """Keep as much on chip as possible. Raises CapacityError when a layer's rows don't fit one by one."""
         spilled: set[Buffer] = set()
+        if not self.layers:
+            return FeaturePlan(spilled, {}, 0)
         while True:
             for early in (True, False):
                 found = self._try(spilled, early)

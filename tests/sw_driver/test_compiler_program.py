@@ -170,6 +170,15 @@ def test_several_outputs_on_host_and_device():
     assert [layer.engine for layer in result.layers] == ["conv", "host"]
 
 
+def test_nothing_for_the_device_to_do():
+    builder = TfliteBuilder()
+    x = builder.add_input("rows", (2, 6), scale=0.1, zero_point=0)
+    builder.add_output(builder.add_softmax(builder.add_reshape(x, (3, 4))))
+    model = builder.to_bytes()
+    run_and_compare(model, compile_model(model, "nano"), PRESETS["nano"],
+                    {"rows": np.arange(12, dtype=np.int8).reshape(2, 6)})
+
+
 def test_a_program_file_runs_as_well():
     model = conv_model((1, 6, 6, 3), 5)
     program = Program.from_bytes(compile_model(model, "small").to_bytes())
