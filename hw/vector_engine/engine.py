@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
-from hw.ports import EnginePort, MemoryRead, ReadPort, WritePort
+from hw.ports import ERROR_LAYOUT, EnginePort, MemoryRead, ReadPort, WritePort
 from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce
@@ -63,7 +63,7 @@ class VectorEngine(wiring.Component):
         connect(m, post_process.write, flipped(self.write))
 
         # ---- the command ---------------------------------------------------------------------------------------
-        command, error = self.engine.command, self.engine.error
+        command = self.engine.command
         settings = Signal(Settings(config), reset_less=True)
         decoded, bad_field = decode(m, config, command.payload)
         bad = Signal()
@@ -76,8 +76,8 @@ class VectorEngine(wiring.Component):
             reduce.maximum.eq(settings.maximum),
             post_process.settings.eq(settings),
             busy.eq(Cat(pixels.busy, windows.busy, taps.busy, reduce.busy, post_process.busy).any()),
-            error.code.eq(Error.BAD_COMMAND),
         ]
+        failed = Signal()
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [settings.eq(decoded), bad.eq(bad_field)]
@@ -100,7 +100,10 @@ class VectorEngine(wiring.Component):
                 m.d.comb += command.ready.eq(1)
                 m.next = "IDLE"
             with m.State("FAILED"):
-                m.d.comb += error.valid.eq(1)
+                m.d.comb += failed.eq(1)
+        # As one value: a constant part would become an `always @*` that nothing ever triggers.
+        refusal = ERROR_LAYOUT.const({"valid": 1, "code": Error.BAD_COMMAND, "address": 0})
+        m.d.comb += self.engine.error.as_value().eq(Mux(failed, refusal.as_value(), 0))
 
         # ---- counters --------------------------------------------------------------------------------------------
         def accepted(request) -> Signal:

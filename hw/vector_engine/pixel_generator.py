@@ -69,7 +69,8 @@ class PixelGenerator(wiring.Component):
             mask.address.eq(Mux(take, next_address, address)),
             last_pixel.eq(settings.output_width - 1),
             last_of_row.eq(word_column == last_pixel[column_bits:]),
-            within_row.eq(Cat(~last_of_row | (last_pixel[:column_bits] >= i) for i in range(MASK_WORD_BITS))),
+            within_row.eq(Cat(Const(1, 1), *(~last_of_row | (last_pixel[:column_bits] >= i)
+                                             for i in range(1, MASK_WORD_BITS)))),
             self.moved.eq(take),
         ]
         with m.If(self.start):
