@@ -4,7 +4,7 @@ Two ways in for a convolution: `expected` from its shape and an assumed density 
 (the compiler's choice of unrolling), `convolution` from what the golden model saw in real activations.
 Both describe the conv engine of the contract (layouts, "Waves"): rows that each issue one surviving weight
 row per cycle, two tile slots per row, a shared tile loader, fetch ports, and a shared requantiser behind
-double-buffered accumulators. `timeline` puts the commands of a program on the four engines by their tokens.
+double-buffered accumulators. `sim.timeline` puts the commands of a program on the four engines.
 
 Every constant that comes from the RTL's pipelines stands in `Costs`.
 """
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import COMMAND_BYTES, ENGINE_OF, Engine, Flag, Opcode
+from hw.contract.commands import Flag, Opcode, Space
 from hw.contract.config import Config
-from sim.tokens import Command, predecessors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +35,20 @@ class Costs:
     fetch_latency: int = 8  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
     conv_end: int = 16  #: the last accumulators taken until the last word is written
-    vector_start: int = 8  #: command accepted until the first word is requested
-    vector_end: int = 12  #: the last word requested until the last word is written
-    transfer_start: int = 10  #: command accepted until the first address is on the bus, and its end
+    vector: int = 33  #: a vector command, but the steps of its words
+    load: int = 6  #: a LOAD, but latency and beats
+    load_end: int = 2  #: the last beat read until the command is complete
+    parameter_check: int = 8  #: longer where an entry's beats are no power of two
+    store: int = 15  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
-    write_latency: int = 6  #: external memory: last beat until the response
-    fetch: int = 40  #: doorbell until the first command is decoded
-    dispatch: int = COMMAND_BYTES // 8  #: command fetched after the one before
-    finish: int = 30  #: last command complete until the interrupt: its record written
+    write_latency: int = 20  #: external memory: last beat until the response
+    restart: int = 3  #: a command complete until the engine, or one that waited for it, starts the next
+    fetch_start: int = 6  #: doorbell until the first commands are asked for
+    fetch_request: int = 5  #: room for further commands until they are asked for
+    fetch_chunk: int = 4  #: commands asked for at once
+    fetch_ahead: int = 8  #: commands held in front of the dispatcher
+    dispatch: int = 15  #: a command's first beat at the dispatcher until its engine can start
+    finish: int = 40  #: last command complete until the interrupt: its record written
 
 
 COSTS = Costs()
@@ -117,7 +122,9 @@ def convolution(work: ConvWork, config: Config) -> int:
     walked = COSTS.conv_start + min(n, wave_pixels)  # the last pixel of a wave is known
     ready = np.full((pixel_groups, min(group_blocks, blocks)), walked, dtype=np.float64)
     before = released = ready  # when each row was done with the last tile, and the one before it
-    drained = [0.0, 0.0]  # when the accumulator banks are free
+    banks = [np.zeros_like(ready), np.zeros_like(ready)]  # when each row's accumulator banks are free
+    drained = 0.0  # when the drain is done with all waves so far
+    entries = config.lanes // config.requantise_lanes
     loader = fetched = float(walked)
     wave_index = 0
     for first in range(0, blocks, group_blocks):
@@ -129,7 +136,8 @@ def convolution(work: ConvWork, config: Config) -> int:
                 walked += pixels + COSTS.wave
             fetched = max(fetched, walked)
             fetch = _fetch_cycles(pixels, pixel_groups, config)
-            ready = np.maximum(ready, drained[wave_index % 2])
+            bank = banks[wave_index % 2]
+            ready = np.maximum(ready, bank[:, : last - first])
             for tile in range(kernel_tiles):
                 free = released.max(axis=0).tolist()
                 loads = []
@@ -139,10 +147,14 @@ def convolution(work: ConvWork, config: Config) -> int:
                 fetched = max(fetched + fetch, max(free) + COSTS.fetch_latency)
                 released, before = before, ready
                 ready = np.maximum(np.maximum(ready, loads) + busy[wave, :, tile, first:last], fetched)
-            end = max(float(ready.max()) + COSTS.drain_latency, *drained)
-            drained[wave_index % 2] = end + _drain_cycles(pixels, last - first, pixel_groups, config)
+            for group, row in enumerate((ready + COSTS.drain_latency).tolist()):
+                launched = -(-(pixels - group) // pixel_groups) * entries  # for each row; none: it is passed
+                for block, finished in enumerate(row):
+                    drained = max(drained, finished) + max(launched, 1)
+                    bank[group, block] = drained
+                drained += group_blocks - (last - first)  # rows without an output block
             wave_index += 1
-    return math.ceil(max(drained)) + COSTS.conv_end
+    return math.ceil(drained) + COSTS.conv_end
 
 
 def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: int, unrolling: int,
@@ -186,20 +198,23 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
     taps = counters["words_read"] // 2 if opcode is Opcode.ADD else counters["words_read"]  # ADD reads two at once
-    work = max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
-    return COSTS.vector_start + work + COSTS.vector_end
+    return COSTS.vector + max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
 
 
-def transfer(opcode: Opcode, beats: int) -> int:
-    """Cycles of a LOAD or STORE of so many beats."""
-    latency = COSTS.read_latency if opcode is Opcode.LOAD else COSTS.write_latency
-    return COSTS.transfer_start + latency + beats
+def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
+    """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
+    beats = values["length"] // 8
+    if opcode is Opcode.STORE:
+        return COSTS.store + COSTS.write_latency + beats
+    entry = config.parameter_entry_bytes // 8
+    check = COSTS.parameter_check if values["space"] == Space.PARAMETER and entry & (entry - 1) else 0
+    return COSTS.load + COSTS.read_latency + check + beats
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:
     """Cycles of a command from its fields alone; `density` is assumed for activations and for masks."""
     if opcode in (Opcode.LOAD, Opcode.STORE):
-        return transfer(opcode, values["length"] // 8)
+        return transfer(opcode, values, config)
     pixels = values["output_rows"] * values["output_width"]
     if values["flags"] & Flag.GATED:
         pixels = math.ceil(pixels * density)
@@ -212,35 +227,3 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
     taps = 2 if opcode is Opcode.ADD else values["kernel_height"] * values["kernel_width"]
     words = pixels * values["output_blocks"]
     return vector(opcode, {"words_read": words * taps, "words_written": words}, config)
-
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """When an engine worked on a command, in cycles since the doorbell."""
-
-    start: int
-    end: int
-
-
-def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config) -> tuple[list[Span], int]:
-    """When each command runs, given the cycles that each takes, and the cycles of the whole program.
-
-    `commands` are the program's commands between BEGIN and END, in order; `cycles[i]` belongs to commands[i].
-    Raises TokenError where the tokens can't be right.
-    """
-    before = predecessors(commands)
-    spans: list[Span] = []
-    on_engine: dict[Engine, list[int]] = {engine: [] for engine in Engine}
-    dispatched = COSTS.fetch
-    for i, command in enumerate(commands):
-        queue = on_engine[ENGINE_OF[command.opcode]]
-        if len(queue) > config.command_queue:  # one more waits in front of the queue
-            dispatched = max(dispatched, spans[queue[-config.command_queue - 1]].start)
-        dispatched += COSTS.dispatch
-        start = max([dispatched, *(spans[j].end for j in before[i])], default=dispatched)
-        if queue:
-            start = max(start, spans[queue[-1]].end)
-        spans.append(Span(start, start + cycles[i]))
-        queue.append(i)
-    end = max((span.end for span in spans), default=dispatched)
-    return spans, max(end, dispatched) + COSTS.finish

@@ -154,5 +154,4 @@ class Golden:
         else:
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
-        beats = length // 8
-        return Executed(command, {"beats": beats}, cycle_model.transfer(opcode, beats))
+        return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))

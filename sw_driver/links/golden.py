@@ -13,9 +13,9 @@ import numpy as np
 from hw.contract.commands import COUNTERS, RECORD_BYTES
 from hw.contract.config import FORMAT_VERSION, WINDOWS, Config
 from hw.contract.registers import ID, REGISTERS, Access, Control, Error, Permission, Register, Status, Window
-from sim.cycle_model import Span, timeline
 from sim.golden import Executed, External, Golden, Run, check_hazards
 from sim.golden.memory import DeviceError
+from sim.timeline import Span, timeline
 from sw_driver.links.link import InterruptTimeout, LinkError
 
 _BY_ADDRESS = {register.address: register for register in REGISTERS.values()}

@@ -1,4 +1,4 @@
-"""The cycle model: bounds that the engine's structure sets, the two ways in agree, and the timeline keeps order."""
+"""The cycle model: bounds that the engine's structure sets, the two ways in agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 import numpy as np
 import pytest
 
-from hw.contract.commands import Engine, Opcode
+from hw.contract.commands import Opcode
 from hw.contract.config import Config, preset
 from sim import cycle_model
-from sim.cycle_model import COSTS, ConvWork, convolution, expected, timeline
-from sim.tokens import Command, TokenError
+from sim.cycle_model import ConvWork, convolution, expected
 
 SEED = int(os.environ.get("LACUNA_SEED") or np.random.default_rng().integers(1 << 32))
 
@@ -97,46 +96,10 @@ def test_bounds_of_loader_fetch_and_drain(rng):
     assert 2 * 1024 <= convolution(drained, config) < 2 * 1024 * 1.1
 
 
-# ---- timeline --------------------------------------------------------------------------------------------
-
-
-def commands(*items: tuple[Opcode, dict[str, int]]) -> list[Command]:
-    zero = {"signal": 0, "wait_load": 0, "wait_store": 0, "wait_conv": 0, "wait_vector": 0}
-    return [Command(i, opcode, zero | values) for i, (opcode, values) in enumerate(items, start=1)]
-
-
-def test_timeline_keeps_tokens_and_engine_order():
-    to_conv = {"signal": 1 << Engine.CONV}
-    program = commands((Opcode.LOAD, to_conv), (Opcode.CONV, {"wait_load": 1}), (Opcode.LOAD, to_conv),
-                       (Opcode.CONV, {"wait_load": 1}), (Opcode.ADD, {}))
-    spans, total = timeline(program, [100, 1000, 200, 500, 50], preset("small"))
-    load_1, conv_1, load_2, conv_2, add = spans
-    assert [span.end - span.start for span in spans] == [100, 1000, 200, 500, 50]
-    assert conv_1.start == load_1.end
-    assert load_2.start == load_1.end  # beside the convolution
-    assert conv_2.start == conv_1.end
-    assert add.start < conv_1.end  # waits for nobody
-    assert total == conv_2.end + COSTS.finish
-
-
-def test_timeline_waits_for_room_in_an_engine_queue():
-    config = preset("small")
-    count = config.command_queue + 4
-    program = commands(*[(Opcode.CONV, {})] * count, (Opcode.LOAD, {}))
-    spans, _ = timeline(program, [1000] * count + [10], config)
-    # The LOAD is fetched once all convolutions have a place: one runs, one is next, the others fill the queue.
-    assert spans[count - config.command_queue - 2].start <= spans[-1].start < spans[-2].start
-
-
-def test_timeline_refuses_tokens_that_never_come():
-    with pytest.raises(TokenError, match=r"command 1 \(CONV\) waits for 1 token\(s\) from the load engine"):
-        timeline(commands((Opcode.CONV, {"wait_load": 1}), (Opcode.LOAD, {"signal": 4})), [1, 1], preset("small"))
-
-
 def test_expected_command_covers_every_opcode():
     config = preset("small")
-    shape = {"flags": 0, "output_rows": 4, "output_width": 4, "output_blocks": 2, "kernel_height": 3, "kernel_width": 3,
-             "input_blocks": 2, "last_lanes": 8, "unrolling": 0, "length": 800}
+    shape = {"flags": 0, "space": 0, "output_rows": 4, "output_width": 4, "output_blocks": 2, "kernel_height": 3,
+             "kernel_width": 3, "input_blocks": 2, "last_lanes": 8, "unrolling": 0, "length": 800}
     cycles = {opcode: cycle_model.expected_command(opcode, shape, config) for opcode in Opcode
               if opcode not in (Opcode.BEGIN, Opcode.END)}
     assert cycles[Opcode.LOAD] >= 100

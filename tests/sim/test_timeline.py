@@ -1,0 +1,64 @@
+"""The timeline keeps tokens, engine order, queues, and shares the read bus."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from hw.contract.commands import Engine, Opcode
+from hw.contract.config import preset
+from sim.cycle_model import COSTS, transfer
+from sim.timeline import COMMAND_BEATS, timeline
+from sim.tokens import Command, TokenError
+
+CONFIG = preset("small")
+TO_CONV = {"signal": 1 << Engine.CONV}
+
+
+def commands(*items: tuple[Opcode, dict[str, int]]) -> list[Command]:
+    zero = {"signal": 0, "wait_load": 0, "wait_store": 0, "wait_conv": 0, "wait_vector": 0, "length": 8, "space": 0}
+    return [Command(i, opcode, zero | values) for i, (opcode, values) in enumerate(items, start=1)]
+
+
+def test_tokens_and_engine_order():
+    program = commands((Opcode.LOAD, TO_CONV), (Opcode.CONV, {"wait_load": 1}), (Opcode.LOAD, TO_CONV),
+                       (Opcode.CONV, {"wait_load": 1}), (Opcode.ADD, {}))
+    spans, total = timeline(program, [400, 1000, 200, 500, 50], CONFIG)
+    load_1, conv_1, load_2, conv_2, add = spans
+    assert [span.end - span.start for span in spans] == [pytest.approx(400, abs=128), 1000, 200, 500, 50]
+    assert conv_1.start == load_1.end + COSTS.restart
+    assert load_2.start == load_1.end + COSTS.restart  # beside the convolution
+    assert conv_2.start == conv_1.end + COSTS.restart
+    assert add.start < load_1.end  # waits for nobody
+    assert total == conv_2.end + COSTS.finish
+
+
+def test_room_in_an_engine_queue():
+    count = CONFIG.command_queue + 4
+    program = commands(*[(Opcode.CONV, {})] * count, (Opcode.LOAD, {}))
+    spans, _ = timeline(program, [1000] * count + [40], CONFIG)
+    # The LOAD is fetched once all convolutions have a place: one runs, one is next, the others fill the queue.
+    assert spans[count - CONFIG.command_queue - 2].start <= spans[-1].start < spans[-2].start
+
+
+def test_commands_and_data_share_the_bus():
+    short = commands((Opcode.LOAD, {}))
+    alone, _ = timeline(short, [transfer(Opcode.LOAD, short[0].values, CONFIG)], CONFIG)
+    # Behind a LOAD come further commands, which are fetched meanwhile.
+    program = commands(*[(Opcode.LOAD, {})] * 12)
+    spans, _ = timeline(program, [transfer(Opcode.LOAD, command.values, CONFIG) for command in program], CONFIG)
+    assert spans[0].end - spans[0].start >= alone[0].end - alone[0].start
+    assert spans[-1].end >= (len(program) + 2) * COMMAND_BEATS + len(program)
+    assert all(later.start >= earlier.end for earlier, later in itertools.pairwise(spans))
+
+
+def test_a_program_without_commands():
+    spans, total = timeline([], [], CONFIG)
+    assert spans == []
+    assert total > 0
+
+
+def test_tokens_that_never_come():
+    with pytest.raises(TokenError, match=r"command 1 \(CONV\) waits for 1 token\(s\) from the load engine"):
+        timeline(commands((Opcode.CONV, {"wait_load": 1}), (Opcode.LOAD, TO_CONV)), [1, 1], CONFIG)
