@@ -3,6 +3,7 @@ PYTHON ?=
 PYTEST_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PICTURES := $(sort $(wildcard models/digits_inputs/*.png))
 PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
@@ -29,7 +30,7 @@ $(VENV)/.installed-%: $(PINS)
 
 demo: $(VENV)/.installed
 	@$(BIN)/lacuna doctor --quiet
-	@$(BIN)/lacuna run models/digits.tflite --input models/digits --preset large --device rtl
+	@$(BIN)/lacuna run models/digits.tflite $(addprefix --input ,$(PICTURES)) --preset large --device rtl
 
 test: $(VENV)/.installed-test
 	@$(BIN)/lacuna doctor --quiet

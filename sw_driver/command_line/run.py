@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,21 @@ from sw_driver.result import RunResult
 from sw_driver.tflite.reader import load_graph, read_model
 
 
+class _Log:
+    """Progress where there is no terminal: a line for each step, and one now and then within a step."""
+
+    SECONDS = 15.0
+
+    def __init__(self) -> None:
+        self._step, self._printed = "", 0.0
+
+    def __call__(self, text: str) -> None:
+        step, now = text.partition(":")[0], time.monotonic()
+        if step != self._step or now - self._printed > self.SECONDS:
+            print(text, flush=True)
+            self._step, self._printed = step, now
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """What is to be run: a program, the interface of its inputs, and the model to compare it with, if there is one."""
@@ -45,12 +61,8 @@ def handle(options: argparse.Namespace) -> int:
     entries: list[dict[str, Any]] = []
     result: RunResult | None = None
     with console.status(f"Opening device {options.device}") as status:
-        def progress(text: str) -> None:
-            status.update(text)
-            if not console.is_terminal:
-                print(text, flush=True)
-
-        with _open(options, config, progress) as device:
+        tell = status.update if console.is_terminal else _Log()
+        with _open(options, config, tell) as device:
             for index, inputs in enumerate(runs):
                 label = _label(options.inputs, index, len(runs))
                 status.update(f"Running {label if isinstance(label, str) else ', '.join(label)}")
@@ -117,7 +129,7 @@ def _interface(program: Program) -> Graph:
     return Graph(program.model, tensors, [], list(range(len(tensors))), [])
 
 
-def _open(options: argparse.Namespace, config: Config, progress: Any) -> Device:
+def _open(options: argparse.Namespace, config: Config, progress: Callable[[str], None]) -> Device:
     if options.device == "golden":
         return open_device("golden", config)
     return open_device("rtl", config, simulator=options.simulator, latency=options.latency,
