@@ -122,7 +122,7 @@ class LoadEngine(wiring.Component):
         remainder_known, multiple = Signal(init=1), Signal(init=1)
         begin = Signal()
         if parameter_beats >> twos > 1:
-            m.submodules.remainder = remainder = Remainder(parameter_beats >> twos, 29 - twos)
+            m.submodules.entry_check = remainder = Remainder(parameter_beats >> twos, 29 - twos)
             other_space = Signal()
             m.d.comb += [
                 other_space.eq(command.space != Space.PARAMETER),

@@ -11,7 +11,7 @@ registers lies one adder, one shifter or one 18x18 product: each is what an ECP5
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
+from amaranth import Cat, Const, EnableInserter, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,6 +39,19 @@ def delayed(m: Module, value: Value, cycles: int, *, reset_less: bool = True) ->
         m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def under_way(m: Module, valid: Value, latency: int) -> tuple[Signal, Value]:
+    """Whether anything valid is in a pipeline of `latency`, and the valid bit at its end.
+
+    A pipeline that is enabled only then takes no power while idle, nor time in simulation.
+    """
+    stages = [valid]
+    for _ in range(latency):
+        stages.append(delayed(m, stages[-1], 1, reset_less=False))
+    active = Signal()
+    m.d.comb += active.eq(Cat(stages[:-1]).any())
+    return active, stages[-1]
 
 
 def _register(m: Module, value: Value, shape: Shape | None = None, *, name: str) -> Signal:
@@ -215,9 +228,11 @@ class Requantise(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.d.comb += self.o_valid.eq(delayed(m, self.i_valid, self.LATENCY, reset_less=False))
+        active, o_valid = under_way(m, self.i_valid, self.LATENCY)
+        m.d.comb += self.o_valid.eq(o_valid)
         for i in range(self.lanes):
-            m.submodules[f"lane{i}"] = lane = _RequantiseLane()
+            lane = _RequantiseLane()
+            m.submodules[f"lane{i}"] = EnableInserter(active)(lane)
             m.d.comb += [
                 lane.accumulator.eq(self.i_accumulator[i]),
                 lane.bias.eq(self.i_bias[i]),
@@ -330,8 +345,10 @@ class ResidualAdd(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.scale_a = scale_a = ScaleOperand(self.lanes)
-        m.submodules.scale_b = scale_b = ScaleOperand(self.lanes)
+        scale_a, scale_b = ScaleOperand(self.lanes), ScaleOperand(self.lanes)
+        active, scaled_valid = under_way(m, self.i_valid, ScaleOperand.LATENCY)
+        m.submodules.scale_a = EnableInserter(active)(scale_a)
+        m.submodules.scale_b = EnableInserter(active)(scale_b)
         m.submodules.requantise = requantise = Requantise(self.lanes)
         constants = self.constants
         m.d.comb += [
@@ -343,7 +360,7 @@ class ResidualAdd(wiring.Component):
             scale_b.zero_point.eq(constants.b_zero_point),
             scale_b.multiplier.eq(constants.b_multiplier),
             scale_b.shift.eq(constants.b_shift),
-            requantise.i_valid.eq(delayed(m, self.i_valid, ScaleOperand.LATENCY, reset_less=False)),
+            requantise.i_valid.eq(scaled_valid),
             requantise.i_accumulator.eq(scale_a.o),
             requantise.i_bias.eq(scale_b.o),
             requantise.zero_point.eq(constants.sum_zero_point),

@@ -35,7 +35,7 @@ class Lacuna(wiring.Component):
         m = Module()
         config = self.config
 
-        # ---- host and external memory ----------------------------------------------------------------------------
+        # ---- host and external memory ---------------------------------------------------------------------
         m.submodules.registers = registers = RegisterBlock(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.bus = bus = BusMaster(config)
@@ -52,7 +52,7 @@ class Lacuna(wiring.Component):
             sequencer.bus_moved.eq(bus.moved),
         ]
 
-        # ---- engines: an error or a soft reset clears them all -------------------------------------------------------
+        # ---- engines: an error or a soft reset clears them all --------------------------------------------
         clean = ResetInserter(sequencer.engine_reset)
         load, store = LoadEngine(config), StoreEngine(config)
         conv, vector = ConvEngine(config), VectorEngine(config)
@@ -63,7 +63,7 @@ class Lacuna(wiring.Component):
         connect(m, store.bus, bus.store)
         m.d.comb += sequencer.progress.eq(conv.progress | vector.progress)
 
-        # ---- memories: load fills them, the engines read --------------------------------------------------------------
+        # ---- memories: load fills them, the engines read --------------------------------------------------
         m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes)
         m.submodules.maps = maps = LocalMemory(config.map_entries, 64)
         m.submodules.parameters = parameters = LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes)

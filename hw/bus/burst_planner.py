@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import PAGE_BYTES
 from hw.bus.transfer import BEAT_BYTES, TRANSFER_LAYOUT
-from hw.bus.windows import window_table
+from hw.bus.windows import window_layout, window_table
 from hw.contract.config import WINDOWS, Config
 from hw.contract.registers import Error, Permission
 from hw.ports import ERROR_LAYOUT
@@ -96,13 +96,16 @@ class BurstPlanner(wiring.Component):
         # Which request is taken does not wait for `wanted`: the choice is valid whenever one is taken.
         chosen = Signal(TRANSFER_LAYOUT)
         m.d.comb += chosen.eq(Mux(wanted[0], self.request0.payload, self.request1.payload))
-        window = self.windows[chosen.window[:(WINDOWS - 1).bit_length()]]
+        window = Signal(window_layout(self.config))  # deny-all for a window that does not exist
+        with m.Switch(chosen.window):
+            for i in range(WINDOWS):
+                with m.Case(i):
+                    m.d.comb += window.eq(self.windows[i])
         m.d.sync += checking.eq(wanted.any())
         with m.If(wanted.any()):
             m.d.sync += [
                 client.eq(~wanted[0]),
                 permitted.eq((window.read if self.permission is Permission.READ else window.write)
-                             & (chosen.window < WINDOWS)
                              & (Cat(chosen.offset[:beat_shift], chosen.length[:beat_shift]) == 0)
                              & (chosen.length != 0)),
                 base.eq(window.base),

@@ -80,7 +80,7 @@ class ActivationFetch(wiring.Component):
         rows_log2 = (rows - 1).bit_length()
         wave = self.wave.payload
 
-        # ---- input table: the pixels of a wave, one memory for each port -------------------------------------
+        # ---- input table: the pixels of a wave, one memory for each port ----------------------------------
         port_shift = ports - 1  # pixel j is in memory j % ports
         starts = []
         pair = Signal(index_bits)  # first pixel of this cycle
@@ -101,7 +101,7 @@ class ActivationFetch(wiring.Component):
         if ports == 2:  # visited one by one, a pixel may be in either memory; two at once, `pair` is even
             starts[0] = Mux(pair[0], starts[1], starts[0])
 
-        # ---- kernel steps x pixels ----------------------------------------------------------------------------
+        # ---- kernel steps x pixels ------------------------------------------------------------------------
         groups = Signal(rows_log2 + 1)  # pixel groups
         groups_log2 = Signal(range(rows_log2 + 1))
         scanned = Signal(range(config.wave_pixels + 1))  # positions visited: at least one for each pixel group
@@ -142,7 +142,7 @@ class ActivationFetch(wiring.Component):
                             m.d.sync += [ky.eq(0), dy.eq(0), offset_y.eq(0), offset_x.eq(0), offset_block.eq(0),
                                          table_slot.eq(table_slot + 1)]
 
-        # ---- stage 1: the table's entry, the kernel step --------------------------------------------------------
+        # ---- stage 1: the table's entry, the kernel step --------------------------------------------------
         move = Signal()  # stages 1 and 2 move
         busy_1 = Signal()
         m.d.comb += advance.eq(self.wave.valid & move)
@@ -184,7 +184,7 @@ class ActivationFetch(wiring.Component):
             with m.If(move):
                 m.d.sync += [tag_1.eq(tag), start_1.eq(starts[i])]
 
-            # ---- stage 2: address and bounds ------------------------------------------------------------------
+            # ---- stage 2: address and bounds --------------------------------------------------------------
             y, x = Signal(signed(19), name=f"y_{i}"), Signal(signed(19), name=f"x_{i}")
             position = Signal(address_bits, name=f"position_{i}")
             inside = Signal(name=f"inside_{i}")
@@ -216,7 +216,7 @@ class ActivationFetch(wiring.Component):
             move.eq(~stay),
         ]
 
-        # ---- requests, when all rows of the pixel group have room -------------------------------------------------
+        # ---- requests, when all rows of the pixel group have room -----------------------------------------
         room = Signal(rows)
         sent_now = [[] for _ in range(rows)]
         arrivals = []
@@ -242,7 +242,7 @@ class ActivationFetch(wiring.Component):
             m.d.comb += [sent.eq(Cat(sent_now[row]).any()), room[row].eq(credit != 0)]
             m.d.sync += credit.eq(credit + self.word_taken[row] - sent)
 
-        # ---- arrival: which channels are not the zero point, and exist ------------------------------------------------
+        # ---- arrival: which channels are not the zero point, and exist ------------------------------------
         last_exist = Signal(lanes)
         m.d.comb += last_exist.eq((1 << self.last_lanes[:lane_bits + 1]) - 1)
         words = []

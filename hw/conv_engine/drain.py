@@ -72,7 +72,7 @@ class Drain(wiring.Component):
         row_bits = max(1, rows_log2)
         wave = self.wave.payload
 
-        # ---- launch: Q accumulators of one pixel of one row per cycle ---------------------------------------
+        # ---- launch: Q accumulators of one pixel of one row per cycle -------------------------------------
         row = Signal(row_bits)
         pixel_groups_log2 = Signal(range(rows_log2 + 1))
         pixel_groups = Signal(rows_log2 + 1)
@@ -118,7 +118,7 @@ class Drain(wiring.Component):
                 m.d.comb += self.wave.ready.eq(1)
                 m.d.sync += [row.eq(0), output_slot.eq(output_slot + 1)]
 
-        # ---- parameters and the output's place --------------------------------------------------------------------
+        # ---- parameters and the output's place ------------------------------------------------------------
         m.submodules.output_table = table = Memory(
             shape=unsigned(address_bits), depth=OUTPUT_WAVES * config.wave_pixels, init=[])
         table_write, table_read = table.write_port(), table.read_port()
@@ -149,7 +149,7 @@ class Drain(wiring.Component):
             self.skip.request.payload.eq(self.b_base + place),
         ]
 
-        # ---- requantise ------------------------------------------------------------------------------------------------
+        # ---- requantise -----------------------------------------------------------------------------------
         m.submodules.requantise = requantise = Requantise(q)
         parameters = data.View(data.StructLayout({
             "bias": data.ArrayLayout(32, q), "multiplier": data.ArrayLayout(32, q), "shift": data.ArrayLayout(8, q),
@@ -166,7 +166,7 @@ class Drain(wiring.Component):
             requantise.maximum.eq(self.maximum),
         ]
 
-        # ---- residual ADD: operand b was read while the accumulators were requantised ---------------------------------
+        # ---- residual ADD: operand b was read while the accumulators were requantised ---------------------
         m.submodules.residual_add = residual_add = ResidualAdd(q)
         m.submodules.operands = operands = SyncFIFOBuffered(width=8 * lanes, depth=16)
         operand_group = Signal(range(groups))
@@ -182,7 +182,7 @@ class Drain(wiring.Component):
             residual_add.constants.eq(self.constants),
         ]
 
-        # ---- gather words and write them -----------------------------------------------------------------------------------
+        # ---- gather words and write them ------------------------------------------------------------------
         value_valid = Signal()
         value = Signal(8 * q)
         gathered = Signal(8 * lanes)

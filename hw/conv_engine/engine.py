@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
 from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import KERNEL_MAX, Config
@@ -73,7 +73,7 @@ class ConvEngine(wiring.Component):
         m.submodules.tiles = tiles = TileLoader(config)
         m.submodules.drain = drain = Drain(config)
 
-        # ---- setup: the products that the walk needs, one per cycle through one multiplier ---------------------
+        # ---- setup: the products that the walk needs, one per cycle through one multiplier ----------------
         address_bits = byte_address_bits(config)
         product = Signal(signed(36))
         kernel_positions, steps = Signal(16), Signal(24)
@@ -105,7 +105,7 @@ class ConvEngine(wiring.Component):
                     if i >= 2:
                         m.d.sync += products[i - 2][2]
 
-        # ---- limits --------------------------------------------------------------------------------------------------
+        # ---- limits ---------------------------------------------------------------------------------------
         def between(value, low, high):
             return (value >= low) & (value <= high)
 
@@ -119,7 +119,10 @@ class ConvEngine(wiring.Component):
             command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,
         ).all())
 
-        # ---- one command ------------------------------------------------------------------------------------------------
+        refused = Signal()
+        m.d.comb += self.engine.error.eq(Cat(refused, Const(Error.BAD_COMMAND, 8), Const(0, 32)))
+
+        # ---- one command ----------------------------------------------------------------------------------
         start = Signal()
         waves = Signal(range(OUTPUT_WAVES + 2))  # waves between walker and drain
         counters = self.engine.counters
@@ -130,7 +133,7 @@ class ConvEngine(wiring.Component):
                     with m.If(acceptable):
                         m.next = "SETUP"
                     with m.Else():
-                        m.d.comb += [self.engine.error.valid.eq(1), self.engine.error.code.eq(Error.BAD_COMMAND)]
+                        m.d.comb += refused.eq(1)
             with m.State("SETUP"):
                 m.d.sync += setup_step.eq(setup_step + 1)
                 with m.If(setup_step == len(products) + 2):  # the last sum is registered
@@ -154,7 +157,7 @@ class ConvEngine(wiring.Component):
         ]
         m.d.comb += counters.active_pixels.eq(walker.active_pixels)
 
-        # ---- pixel walker ---------------------------------------------------------------------------------------------------
+        # ---- pixel walker ---------------------------------------------------------------------------------
         m.d.comb += [
             walker.start.eq(start),
             walker.gated.eq(flags & Flag.GATED != 0),
@@ -168,7 +171,7 @@ class ConvEngine(wiring.Component):
         ]
         wiring.connect(m, walker.mask, wiring.flipped(self.mask))
 
-        # ---- waves to their three consumers -----------------------------------------------------------------------------------
+        # ---- waves to their three consumers ---------------------------------------------------------------
         consumers = []
         for name, consumer in (("fetch", fetch), ("tiles", tiles), ("drain", drain)):
             queue = SyncFIFOBuffered(width=Wave(config).size, depth=OUTPUT_WAVES)
@@ -191,7 +194,7 @@ class ConvEngine(wiring.Component):
         ]
         m.d.sync += waves.eq(waves + (walker.wave.valid & walker.wave.ready) - walker.output_freed)
 
-        # ---- activation fetch -------------------------------------------------------------------------------------------------
+        # ---- activation fetch -----------------------------------------------------------------------------
         m.d.comb += [
             fetch.packed.eq(packed),
             fetch.step_y.eq(step_y),
@@ -209,7 +212,7 @@ class ConvEngine(wiring.Component):
         for i in range(config.fetch_ports):
             wiring.connect(m, getattr(fetch, f"port_{i}"), wiring.flipped(getattr(self, f"fetch_{i}")))
 
-        # ---- tile loader ----------------------------------------------------------------------------------------------------------
+        # ---- tile loader ----------------------------------------------------------------------------------
         m.d.comb += [
             tiles.start.eq(start),
             tiles.weight_base.eq(command.weight_base),
@@ -220,7 +223,7 @@ class ConvEngine(wiring.Component):
         wiring.connect(m, tiles.weights, wiring.flipped(self.weights))
         wiring.connect(m, tiles.maps, wiring.flipped(self.maps))
 
-        # ---- rows ------------------------------------------------------------------------------------------------------------------
+        # ---- rows -----------------------------------------------------------------------------------------
         row_list = []
         for i in range(rows):
             m.submodules[f"row_{i}"] = row = Row(config)
@@ -257,7 +260,7 @@ class ConvEngine(wiring.Component):
         m.d.comb += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
                                      | walker.wave.valid)
 
-        # ---- drain -------------------------------------------------------------------------------------------------------------------
+        # ---- drain ----------------------------------------------------------------------------------------
         constants = drain.constants
         m.d.comb += [
             drain.add.eq(flags & Flag.ADD != 0),

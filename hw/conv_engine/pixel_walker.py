@@ -143,7 +143,7 @@ class PixelWalker(wiring.Component):
             self.mask.address.eq(mask_at + next_word),
         ]
 
-        # ---- the word being walked: one pixel per cycle ------------------------------------------------------
+        # ---- the word being walked: one pixel per cycle ---------------------------------------------------
         pending = Signal(MASK_WORD_BITS)
         lowest = Signal(MASK_WORD_BITS)
         rest = Signal(MASK_WORD_BITS)
@@ -162,7 +162,7 @@ class PixelWalker(wiring.Component):
         with m.Else():
             m.d.comb += inside.eq(-1)
 
-        # ---- waves -------------------------------------------------------------------------------------------
+        # ---- waves ----------------------------------------------------------------------------------------
         count = Signal(range(config.wave_pixels + 1))  # pixels gathered in the open wave
         input_slot = Signal(range(INPUT_WAVES))
         output_slot = Signal(range(OUTPUT_WAVES))
@@ -200,7 +200,7 @@ class PixelWalker(wiring.Component):
             with m.If(first_block == 0):
                 m.d.sync += self.active_pixels.eq(self.active_pixels + 1)
 
-        # ---- walk: fetch a mask word, hand it over when the one before is walked -----------------------------
+        # ---- walk: fetch a mask word, hand it over when the one before is walked --------------------------
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.done.eq(1)
@@ -257,7 +257,7 @@ class PixelWalker(wiring.Component):
                             ]
                             m.next = "ADDRESS"
 
-        # ---- addresses of the pixel taken: multiply, then add --------------------------------------------------
+        # ---- addresses of the pixel taken: multiply, then add ---------------------------------------------
         multiplied = Signal(data.StructLayout({
             "valid": 1, "x": 16, "input_slot": range(INPUT_WAVES), "output_slot": range(OUTPUT_WAVES),
             "index": (config.wave_pixels - 1).bit_length(), "address": address_bits, "y": signed(18),

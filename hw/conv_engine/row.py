@@ -134,7 +134,7 @@ class Row(wiring.Component):
         lanes, pixels = config.lanes, config.pixels_per_row
         rank_bits = (lanes - 1).bit_length()
 
-        # ---- head: the next activation word, its surviving channels --------------------------------
+        # ---- head: the next activation word, its surviving channels ---------------------------------------
         word_layout = ActivationWord(config)
         m.submodules.fifo = fifo = SyncFIFO(width=word_layout.size, depth=config.activation_fifo)
         head = data.View(word_layout, fifo.r_data)
@@ -162,7 +162,7 @@ class Row(wiring.Component):
         head_empty = Signal()
         m.d.comb += head_empty.eq(surviving == 0)
 
-        # ---- issue: one surviving channel per cycle ------------------------------------------------
+        # ---- issue: one surviving channel per cycle -------------------------------------------------------
         busy = Signal()  # the issue stage holds a word
         pending = Signal(lanes)
         issue = Signal(data.StructLayout({
@@ -244,7 +244,7 @@ class Row(wiring.Component):
             self.issued_last.eq(issued & issue.last_block),
         ]
 
-        # ---- weight row ----------------------------------------------------------------------------
+        # ---- weight row -----------------------------------------------------------------------------------
         stage_layout = data.StructLayout({"valid": 1, "pixel": pixel_bits(config), "bank": 1, "wave_last": 1})
         weight_stage = Signal(stage_layout)
         weight_slot = Signal()
@@ -285,7 +285,7 @@ class Row(wiring.Component):
                 filling_slot.eq(~filling_slot),
             ]
 
-        # ---- multiply ------------------------------------------------------------------------------
+        # ---- multiply -------------------------------------------------------------------------------------
         multiply_stage = Signal(stage_layout)
         operand = Signal(signed(9))
         weight_row = Signal(8 * lanes)
@@ -296,7 +296,7 @@ class Row(wiring.Component):
                 weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
             ]
 
-        # ---- accumulate; the drain has a read port of its own ----------------------------------------
+        # ---- accumulate; the drain has a read port of its own ---------------------------------------------
         accumulate_stage = Signal(stage_layout)
         m.d.sync += accumulate_stage.eq(multiply_stage)
         fresh = Signal(2 * pixels, init=-1)  # nothing accumulated yet: reads as zero
@@ -332,7 +332,7 @@ class Row(wiring.Component):
         with m.If(accumulate_stage.wave_last):
             m.d.sync += done.bit_select(accumulate_stage.bank, 1).eq(1)
 
-        # ---- drain ---------------------------------------------------------------------------------
+        # ---- drain ----------------------------------------------------------------------------------------
         q = config.requantise_lanes
         with m.Switch(self.drain_group):
             for group in range(lanes // q):

@@ -56,7 +56,7 @@ class TileLoader(wiring.Component):
         entry_bits = (config.maps_per_entry - 1).bit_length()
         block_bits = max(1, (rows - 1).bit_length())
 
-        # ---- which rows belong to each block ---------------------------------------------------------
+        # ---- which rows belong to each block --------------------------------------------------------------
         def members(block, name):
             mask = Signal(rows, name=name)
             for row in range(rows):
@@ -65,7 +65,7 @@ class TileLoader(wiring.Component):
                 m.d.comb += mask[row].eq(row_block == block)
             return mask
 
-        # ---- maps, read ahead: one item for each tile ------------------------------------------------
+        # ---- maps, read ahead: one item for each tile -----------------------------------------------------
         tags = {"block": block_bits, "last_block": 1, "wave_last": 1, "group_last": 1}
         item = data.StructLayout({"map": lanes, **tags})
         m.submodules.ahead = ahead = SyncFIFOBuffered(width=item.size, depth=4)
@@ -113,7 +113,7 @@ class TileLoader(wiring.Component):
             *(pushed[tag].eq(read_1[tag]) for tag in tags),
         ]
 
-        # ---- words of the current tile ----------------------------------------------------------------
+        # ---- words of the current tile --------------------------------------------------------------------
         tile = data.View(item, ahead.r_data)
         count = count_ones(m, tile.map, "stored_rows")
         words = Signal(range(lanes // 2 + 1))
@@ -130,7 +130,7 @@ class TileLoader(wiring.Component):
             words.eq((count + 1) >> 1),
             has_room.eq((index != 0) | ~Cat(target[i] & (free[i] == 0) for i in range(rows)).any()),
             advancing.eq(ahead.r_rdy & has_room),
-            final.eq((index + 1 >= words)),
+            final.eq(index + 1 >= words),
             self.weights.address.eq(weight_at),
             next_weight.eq(weight_at + (words != 0)),
             ahead.r_en.eq(advancing & final),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -58,15 +58,18 @@ class ProgramFetch(wiring.Component):
         asked = Signal(INDEX_BITS)  # commands asked for
         offset = Signal(32)
         chunk = Signal(range(COMMANDS_AT_ONCE + 1))
+        at = Signal(32)
+        length = Signal(range(COMMANDS_AT_ONCE * COMMAND_BYTES + 1))
         m.d.comb += [
-            bus.request.payload.window.eq(Window.IMAGE),
-            bus.request.payload.length.eq(chunk << command_shift),
+            length.eq(chunk << command_shift),
+            # One value: Verilog simulators may never evaluate a part that is constant beside parts that are not.
+            bus.request.payload.eq(Cat(Const(Window.IMAGE, 8), at, length)),
         ]
         with m.FSM():
             with m.State("FIRST"):
                 m.d.comb += [
                     chunk.eq(FIRST_COMMANDS),
-                    bus.request.payload.offset.eq(self.program),
+                    at.eq(self.program),
                     bus.request.valid.eq(self.run),
                 ]
                 with m.If(self.run):
@@ -80,11 +83,11 @@ class ProgramFetch(wiring.Component):
             with m.State("REST"):
                 m.d.comb += [
                     chunk.eq(Mux(left < COMMANDS_AT_ONCE, left, COMMANDS_AT_ONCE)),
-                    bus.request.payload.offset.eq(offset),
+                    at.eq(offset),
                     bus.request.valid.eq((left != 0) & (room >= chunk)),
                 ]
                 with m.If(bus.request.valid & bus.request.ready):
-                    m.d.sync += [left.eq(left - chunk), offset.eq(offset + bus.request.payload.length)]
+                    m.d.sync += [left.eq(left - chunk), offset.eq(offset + length)]
 
         granted, freed = Signal(range(COMMANDS_AT_ONCE + 1)), Signal()
         with m.If(bus.request.valid & bus.request.ready):

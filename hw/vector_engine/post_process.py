@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, Const, EnableInserter, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import WritePort, word_address_bits
-from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed
+from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed, under_way
 from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
 from hw.vector_engine.reduce import Reduced, sum_bits
 from hw.vector_engine.settings import Settings
@@ -99,8 +99,10 @@ class PostProcess(wiring.Component):
 
         # ---- both paths, and where they meet -----------------------------------------------------------------------
         scaled = {}
+        scaling, scaled_valid = under_way(m, valid & settings.add, ScaleOperand.LATENCY)
         for name, operand in (("a", values), ("b", b)):
-            m.submodules[f"scale_{name}"] = scale = ScaleOperand(lanes)
+            scale = ScaleOperand(lanes)
+            m.submodules[f"scale_{name}"] = EnableInserter(scaling)(scale)
             scaled[name] = scale.o
             m.d.comb += [scale.i[i].eq(operand[i]) for i in range(lanes)]
             m.d.comb += [
@@ -109,7 +111,6 @@ class PostProcess(wiring.Component):
                 scale.shift.eq(settings.constants[f"{name}_shift"]),
             ]
         m.submodules.requantise = requantise = Requantise(lanes)
-        scaled_valid = delayed(m, valid & settings.add, ScaleOperand.LATENCY, reset_less=False)
         m.d.comb += [
             requantise.i_valid.eq(Mux(settings.add, scaled_valid, valid)),
             requantise.zero_point.eq(settings.constants.sum_zero_point),
