@@ -105,7 +105,7 @@ class GraphGenerator:
 
     # ---- the graph ----------------------------------------------------------------------------
 
-    def grow(self, gated: bool | None) -> None:
+    def grow(self, gated: bool | None, all_outputs: bool = False) -> None:
         """Add inputs, motifs, a tail and outputs."""
         if gated is not True and self._chance(0.08):
             self._dense_graph()
@@ -123,7 +123,7 @@ class GraphGenerator:
                 motif = self._gated if number == forced else self._pick(motifs)
                 motif(self._pick(self._maps[-3:] if self._chance(0.8) else self._maps))
             self._tail()
-        self._choose_outputs()
+        self._choose_outputs(all_outputs)
 
     def random_inputs(self) -> dict[str, np.ndarray]:
         """An array for each graph input."""
@@ -159,9 +159,9 @@ class GraphGenerator:
             self._maps.append(x)
         return x
 
-    def _choose_outputs(self) -> None:
+    def _choose_outputs(self, every: bool) -> None:
         computed = [x for x in self._produced if x not in self._inputs]
-        outputs = [x for x in computed if x not in self._consumed or self._chance(0.08)]
+        outputs = [x for x in computed if every or x not in self._consumed or self._chance(0.08)]
         for index in self._rng.permutation(len(outputs)):
             self.builder.add_output(outputs[index])
 
