@@ -34,7 +34,6 @@ class FeatureMap:
     words : all of it; for a packed map what its bytes take.
     row_bytes : packed maps only: bytes from a row to the next.
     feed : what the driver puts into window INPUT for it, if it comes from there.
-    constant : its bytes, if it is part of the model.
     """
 
     name: str
@@ -47,7 +46,6 @@ class FeatureMap:
     buffer: Buffer
     row_bytes: int = 0
     feed: Feed | None = None
-    constant: bytes | None = None
 
     @property
     def packed(self) -> bool:
@@ -57,7 +55,7 @@ class FeatureMap:
     @property
     def loaded(self) -> bool:
         """Whether a LOAD brings it, not a layer."""
-        return self.feed is not None or self.constant is not None
+        return self.feed is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

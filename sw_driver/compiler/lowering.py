@@ -28,9 +28,7 @@ from sw_driver.compiler.quantisation import (
 )
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
-
-#: Operators that the host runs on what the device made.
-HOST_OPERATORS = frozenset({"SOFTMAX"})
+from sw_driver.tflite.support import HOST_OPERATORS
 
 
 class Lowering:
@@ -175,16 +173,12 @@ class Lowering:
             raise CompileError(f"{operator}: its bias ({bias}) is computed at run time; it must be a constant")
         return x, weights, bias.data.astype(np.int32)
 
-    def _append_conv(self, operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks,
-                     ) -> None:
+    def _append_conv(self, operator: Operator, operand: Operand, geometry: Geometry, filters: np.ndarray,
+                     bias: np.ndarray, multipliers: tuple[np.ndarray, np.ndarray], last_lanes: int, taps: int,
+                     input_blocks: int) -> None:
         output = self.graph.tensors[operator.outputs[0]]
         x = self.graph.tensors[operator.inputs[0]]
         low, high = self._clamp(operator, output)
-        for what, value, limit in (("stride", max(geometry.stride), 255), ("dilation", max(geometry.dilation), 255),
-                                   ("padding", max(geometry.pad), 255), ("input size", max(operand.height,
-                                    operand.width, operand.width * input_blocks), 65535)):
-            if value > limit:
-                raise CompileError(f"{operator}: {what} {value} is larger than {limit}")
         self.layers.append(ConvLayer(
             name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,

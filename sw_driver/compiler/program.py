@@ -10,6 +10,7 @@ from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
+from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
@@ -83,7 +84,8 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     transfers = assembly.transfers
     instructions = transfers.instructions
     before = dependencies(instructions)
-    order = program_order(instructions, before, config)
+    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
+    order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
@@ -96,7 +98,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
         outputs=[_port(graph, tensor, output_name) for tensor, output_name in
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
-        layers=_reported(graph, layers, ordered) + _host_layers(graph, lowering),
+        layers=_reported(layers, ordered) + _host_layers(graph, lowering),
         report=assembly.report,
     )
 
@@ -125,7 +127,7 @@ def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
     return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
 
 
-def _reported(graph: Graph, layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:
+def _reported(layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:
     own: dict[Layer, list[LayerCommand]] = {layer: [] for layer in layers}
     for index, instruction in enumerate(ordered, start=1):
         if instruction.layer is not None:
