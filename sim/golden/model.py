@@ -49,10 +49,12 @@ class Executed:
 class Run:
     """A program's run: the commands executed, in program order, and the error that ended it, if one did.
 
+    dispatched : commands that were sent to an engine: the executed ones, and the one that an engine refused.
     error, error_command, error_address : as the registers hold them. error_text : for people.
     """
 
     executed: list[Executed] = dataclasses.field(default_factory=list)
+    dispatched: int = 0
     error: Error = Error.NONE
     error_command: int = 0
     error_address: int = 0
@@ -98,6 +100,7 @@ class Golden:
                 if opcode is Opcode.BEGIN or index == count - 1:
                     raise DeviceError(Error.BAD_OPCODE, f"{opcode.name} where only END may be" if index == count - 1
                                       else "BEGIN after the start", program + index * COMMAND_BYTES)
+                run.dispatched = index
                 limits.check(opcode, values, self.config)
                 command = Command(index, opcode, values)
                 take_tokens(command, tokens)
