@@ -15,7 +15,7 @@ def handle(options: argparse.Namespace) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"{options.out} can't be made a directory: {error.strerror}") from None
-    command = [sys.executable, "-m", "hw.verilog", "--preset", options.preset, "--out", str(options.out)]
+    command = [sys.executable, "-m", "hw.delivery", "--preset", options.preset, "--out", str(options.out)]
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"]
