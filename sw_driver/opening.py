@@ -1,4 +1,4 @@
-"""Devices by name: the golden model, the RTL simulation, a simulator that runs already."""
+"""Devices by name: the golden model, the RTL simulation, a simulator that runs already, a board."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hw.contract.config import Config, preset as preset_named
 from sw_driver.device import Device
 
 #: What `open_device` takes for `where`.
-PLACES = ("golden", "rtl", "rtl:SOCKET")
+PLACES = ("golden", "rtl", "rtl:SOCKET", "uart:PORT", "uio:DEVICE")
 
 
 def open_device(where: str = "rtl", preset: str | Config = "large", **options: Any) -> Device:
@@ -17,7 +17,8 @@ def open_device(where: str = "rtl", preset: str | Config = "large", **options: A
     Parameters
     ----------
     where : "golden", the model in NumPy; "rtl", a simulation of the hardware, built if it is not there yet;
-        "rtl:SOCKET", a simulator that serves that socket (a path, or HOST:PORT).
+        "rtl:SOCKET", a simulator that serves that socket (a path, or HOST:PORT); "uart:PORT" or "uart:PORT@BAUD", a
+        board on a serial port; "uio:DEVICE", a device in this system's address space (see links.memory_mapped).
     preset : name of a preset, or a Config.
     options : for "golden" those of GoldenLink, for "rtl" those of links.rtl.open_rtl (simulator, latency, waves, ...).
 
@@ -34,4 +35,10 @@ def open_device(where: str = "rtl", preset: str | Config = "large", **options: A
     if where.startswith("rtl:"):
         from sw_driver.links.rtl import RtlLink
         return Device(RtlLink(where.removeprefix("rtl:"), **options), config)
+    if where.startswith("uart:"):
+        from sw_driver.links.uart import open_uart
+        return Device(open_uart(where.removeprefix("uart:"), **options), config)
+    if where.startswith("uio:"):
+        from sw_driver.links.memory_mapped import open_uio
+        return Device(open_uio(where.removeprefix("uio:"), **options), config)
     raise ValueError(f"A device is one of {', '.join(PLACES)}, not {where!r}")
