@@ -15,6 +15,9 @@ EXIT_USAGE = 2
 DEFAULT_PRESET = "large"
 
 DEVICES = ("rtl", "golden")
+
+#: Beginnings of devices with an address after them.
+ADDRESSED_DEVICES = ("rtl:", "uart:", "uio:")
 SIMULATORS = ("verilator", "icarus")
 
 #: Limits of the simulated external memory: latency in cycles, and bytes per cycle when it is not slowed down.
@@ -61,8 +64,10 @@ def _add_run(commands: Any) -> None:
                      help=".npy, raw .bin, or a picture for image models. Repeated: one run each. For a model with "
                           "several inputs: NAME=FILE once for each of them, one run")
     _add_preset(run)
-    run.add_argument("--device", choices=DEVICES, default="rtl",
-                     help="rtl: simulated hardware; golden: the NumPy model, with predicted cycles (default: rtl)")
+    run.add_argument("--device", type=_device, default="rtl", metavar="DEVICE",
+                     help="rtl: simulated hardware; golden: the NumPy model, with predicted cycles; rtl:SOCKET: a "
+                          "simulator that runs already; uart:PORT[@BAUD]: a board on a serial port; uio:/dev/uioN: a "
+                          "device in this system's address space (default: rtl)")
     _add_json(run, "the results")
     run.add_argument("--reference", type=Path, metavar="MODEL",
                      help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
@@ -123,6 +128,13 @@ def _add_preset(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--json", type=Path, metavar="FILE", help=f"also write {what} to FILE as JSON")
+
+
+def _device(text: str) -> str:
+    if text not in DEVICES and not any(text.startswith(start) and text != start for start in ADDRESSED_DEVICES):
+        raise argparse.ArgumentTypeError("must be rtl, golden, rtl:SOCKET, uart:PORT, uart:PORT@BAUD or "
+                                         f"uio:/dev/uioN, not {text!r}")
+    return text
 
 
 def _latency(text: str) -> int:

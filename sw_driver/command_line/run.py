@@ -96,7 +96,7 @@ def _check_options(options: argparse.Namespace) -> None:
     require_writable(options.waves)
     if options.waves_commands is not None and options.waves is None:
         raise Failure("--waves-commands says which commands to record: it needs --waves FILE")
-    if options.device == "golden" and options.waves is not None:
+    if options.device != "rtl" and options.waves is not None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
 
@@ -130,8 +130,8 @@ def _interface(program: Program) -> Graph:
 
 
 def _open(options: argparse.Namespace, config: Config, progress: Callable[[str], None]) -> Device:
-    if options.device == "golden":
-        return open_device("golden", config)
+    if options.device != "rtl":
+        return open_device(options.device, config)
     return open_device("rtl", config, simulator=options.simulator, latency=options.latency,
                        bandwidth=options.bandwidth, waves=options.waves, waves_commands=options.waves_commands,
                        progress=progress)
@@ -179,7 +179,8 @@ def _print_run(console: Console, entry: dict[str, Any], difference: str | None, 
 
 def _print_summary(entries: list[dict[str, Any]], options: argparse.Namespace, simulator: Mapping[str, Any]) -> None:
     runs = "1 run" if len(entries) == 1 else f"{len(entries)} runs"
-    print(f"{runs} on preset {options.preset}, device {options.device} ({simulator['name']} {simulator['version']}, "
+    behind = f"{simulator['name']} {simulator['version']}, " if "name" in simulator else ""
+    print(f"{runs} on preset {options.preset}, device {options.device} ({behind}"
           f"{simulator['cycles_per_second']:,.0f} cycles/s)")
     wrong = sum(entry["exact"] is False for entry in entries)
     if wrong:

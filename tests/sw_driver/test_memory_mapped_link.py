@@ -31,7 +31,7 @@ IDLE = 0x8000_0000  #: in CONTROL of the file: nothing was written
 class Played:
     """A file with registers and memory, and the thread that acts on what is written to CONTROL."""
 
-    def __init__(self, path: Path, raised: Callable[[], None] = lambda: None, hangs: bool = False):
+    def __init__(self, path: Path, raised: Callable[[], object] = lambda: None, hangs: bool = False):
         self.path, self.raised, self.hangs = path, raised, hangs
         path.write_bytes(bytes(MEMORY_AT + MEMORY_BYTES))
         with path.open("r+b") as file:
@@ -136,7 +136,7 @@ def test_program_runs_on_uio_with_its_interrupt(tmp_path, program):
     """The interrupt's file is a socket here: a read returns when it came."""
     host, kernel = socket.socketpair()
     one = (1).to_bytes(4, "little")
-    played = Played(tmp_path / "uio7", lambda: kernel.send(one) and None)
+    played = Played(tmp_path / "uio7", lambda: kernel.send(one))
     link = waiting(open_uio(str(played.path), uio(tmp_path, 4096, MEMORY_BYTES)))
     assert (link.memory_base, link.memory_bytes) == (MEMORY_AT, MEMORY_BYTES)
     link._interrupt_file = host.fileno()

@@ -7,6 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ import lacuna
 from hw.bridge.uart_bridge import ByteBridge
 from hw.contract.config import PRESETS
 from hw.contract.registers import ID, REGISTERS
+from sw_driver.command_line import main
 from sw_driver.links.golden import GoldenLink
 from sw_driver.links.link import LinkError
 from sw_driver.links.uart import open_uart
 from sw_driver.links.uart_protocol import FrameReader, frame, reply_of, request_frame
+from sw_driver.tflite.builder import TfliteBuilder
 from testbench.bridge_simulation import CLOCK_HZ, SimulatedPort
 
 pytest.importorskip("serial", reason="pyserial is not installed")
@@ -103,3 +106,33 @@ def test_frames_that_come_in_pieces() -> None:
     reader.clear()
     assert len(reader.feed(frame(content))) == 1
     assert request_frame(1, 2)[0] == request_frame(1, 2)[-1] == 0x7E
+
+
+def test_command_line_runs_a_model(board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder = TfliteBuilder()
+    x = builder.add_input("x", (1, 4, 4, 3), scale=0.05, zero_point=3)
+    weights = np.random.default_rng(1).integers(-60, 60, (8, 3, 3, 3)).astype(np.int8)
+    builder.add_output(builder.add_conv_2d(x, weights, None, 0.01, scale=0.05, zero_point=3))
+    (tmp_path / "model.tflite").write_bytes(builder.to_bytes())
+    np.save(tmp_path / "x.npy", np.random.default_rng(2).integers(-128, 128, (1, 4, 4, 3)).astype(np.int8))
+    status = main(["run", str(tmp_path / "model.tflite"), "--input", str(tmp_path / "x.npy"), "--preset", "small",
+                   "--device", f"uart:{board.path}"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "Every output equals TFLite Micro's" in printed.out
+
+
+@pytest.mark.parametrize("device", ["uart:", "uio:", "board", "rtl:", ""])
+def test_devices_that_are_none(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "model.tflite", "--input", "x.npy", "--device", device])
+    assert left.value.code == 2
+    assert "must be rtl, golden, rtl:SOCKET, uart:PORT" in capsys.readouterr().err
+
+
+def test_board_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 28, 28, 1), np.int8))
+    model = Path(__file__).resolve().parents[2] / "models" / "digits.tflite"
+    assert main(["run", str(model), "--input", str(tmp_path / "x.npy"), "--preset", "small",
+                 "--device", "uart:/dev/none"]) == 1
+    assert capsys.readouterr().err.startswith("lacuna: error: The serial port /dev/none can't be opened")
