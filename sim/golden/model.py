@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
 from hw.contract.config import FORMAT_VERSION, Config
-from hw.contract.registers import Error, Window
+from hw.contract.registers import Error, Permission, Window
 from sim import cycle_model
 from sim.golden import conv, limits, vector
 from sim.golden.memory import DeviceError, External, OnChip, Windows
@@ -155,6 +155,7 @@ class Golden:
             data = self.windows.read(values["window"], values["offset"], length)
             self.memory.write(space, values["address"], data)
         else:
+            self.windows.check(values["window"], values["offset"], length, Permission.WRITE)  # before 4 GiB are read
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
         return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))
