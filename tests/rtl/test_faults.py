@@ -140,7 +140,7 @@ BAD_AT = len(BEFORE) + 1
     ({"command_count": 0xFFFF_FFFF}, Error.BAD_COMMAND),
 ])
 def test_image_of_another_device(host: Host, good: GoodProgram, begin: dict[str, int], error: Error) -> None:
-    host.place(image_of(CONFIG, BEFORE, **begin))
+    host.place(image_of(CONFIG, BEFORE, b"", **begin))
     expect_error(host, error, 0)
     assert host.read("DISPATCHED") == host.read("COMPLETED") == 0
     good.check(host)
