@@ -11,9 +11,9 @@ from benchmarks.tables import Section
 _HEAD = (
     "# Results\n\n"
     "Written by `make bench` (`python -m benchmarks`), never by hand; the same as JSON: [results.json](results.json). "
-    "Cycles are counted by the RTL, simulated on Verilator, with an external memory of 20 cycles of latency and 8 bytes "
-    "per cycle. A figure is reported only when the outputs of its run equal TFLite Micro's bit for bit. Where a table "
-    "does not say otherwise, the device is `large`: 8 rows x 16 lanes, 128 multipliers.\n"
+    "Cycles are counted by the RTL, simulated on Verilator, with an external memory of 20 cycles of latency and 8 "
+    "bytes per cycle. A figure is reported only when the outputs of its run equal TFLite Micro's bit for bit. Where a "
+    "table does not say otherwise, the device is `large`: 8 rows x 16 lanes, 128 multipliers.\n"
 )
 
 
