@@ -77,7 +77,7 @@ def run(config: Config, memory: OnChip, command_list: list[dict[str, int]]):
             while not ctx.get(bench.dut.engine.command.ready):
                 await ctx.tick()
                 cycles += 1
-                assert cycles < 200_000, "the engine hangs"
+                assert cycles < 30_000, "the engine hangs"
             counters = {name: ctx.get(getattr(bench.dut.engine.counters, name))
                         for name, _doc in commands.COUNTERS[Engine.CONV]}
             await ctx.tick()
