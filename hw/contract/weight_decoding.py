@@ -60,8 +60,8 @@ class _Ways:
         self.buffers = [0] * count
         self.levels = [0] * count
 
-    def fill(self, way: int, least: int = UNIT_BITS) -> None:
-        """Take a unit if fewer than `least` bits are left."""
+    def fill(self, way: int, least: int = 2 * UNIT_BITS) -> None:
+        """A way begins a step: take a unit if fewer than `least` bits are left."""
         if self.levels[way] < least:
             at = self.position
             unit = int.from_bytes(self._units[at : at + 2], "little")
@@ -110,8 +110,9 @@ def decode(data: bytes, order: TileOrder) -> Tiles:
     for item in bins:
         check = zlib.crc32(item.code.to_bytes(lanes, "little"), check)
     codes = [symbol for symbol in table for _ in range(symbol.frequency)]
-    for way in range(count):
-        ways.fill(way)
+    for least in (UNIT_BITS, 2 * UNIT_BITS):
+        for way in range(count):
+            ways.fill(way, least)
     states = [STATE_LOW | ways.take(way, STATE_BITS) for way in range(count)]
     maps, words = [], bytearray()
     absent, present = Symbol(0, 0, zeros, 0), Symbol(1, 0, FREQUENCIES - zeros, zeros)
@@ -135,8 +136,8 @@ def decode(data: bytes, order: TileOrder) -> Tiles:
                     symbol = absent if states[way] & FREQUENCIES - 1 < zeros else present
                     advance(way, symbol)
                     row_map &= ~((1 - symbol.base) << first + way)
+            check = zlib.crc32(row_map.to_bytes(lanes, "little"), check)
         maps.append(row_map)
-        check = zlib.crc32(row_map.to_bytes(lanes, "little"), check)
         rows = row_map.bit_count()
         for row in range(rows):
             values = bytearray(lanes)
@@ -166,6 +167,7 @@ def _read_bins(header: int, ways: _Ways) -> list[Bin]:
     if kind not in (TableKind.SYMMETRIC, TableKind.GENERAL) or standard:
         raise TableError(f"there is no kind {kind}")
     bins: list[Bin] = []
+    ways.fill(0, UNIT_BITS)
     value = 1 if kind == TableKind.SYMMETRIC else -128
     while value <= 127:
         ways.fill(0)
@@ -195,7 +197,7 @@ def _finish(ways: _Ways, states: Sequence[int], check: int) -> None:
         found |= (state & STATE_LOW - 1) >> 8 << position
         position += STATE_CHECK_BITS
     for way, bits in check_fields(len(states)):
-        ways.fill(way, bits)
+        ways.fill(way)
         found |= ways.take(way, bits) << position
         position += bits
     if found != check:

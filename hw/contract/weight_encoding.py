@@ -28,7 +28,7 @@ WAY_BITS = 20
 _Operation = tuple[Symbol, int]
 
 
-def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.004) -> bytes:
+def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.003) -> bytes:
     """A compressed block.
 
     Parameters
@@ -114,8 +114,8 @@ def _steps(maps: Sequence[int], rows: Sequence[Sequence[bytes]], order: TileOrde
     row_symbols = (Symbol(0, 0, zeros, 0), 0), (Symbol(1, 0, FREQUENCIES - zeros, zeros), 0)
     steps: list[list[_Operation]] = []
     for tile, row_map, stored in zip(order, maps, rows, strict=True):
-        check = zlib.crc32(row_map.to_bytes(order.lanes, "little"), check)
         if zeros:
+            check = zlib.crc32(row_map.to_bytes(order.lanes, "little"), check)
             bits = [row_symbols[row_map >> row & 1] for row in range(tile.rows)]
             steps += [bits[first : first + count] for first in range(0, tile.rows, count)]
         for row in stored:
@@ -148,9 +148,13 @@ def _units(steps: Sequence[Sequence[_Operation]], states: list[int], bins: Seque
             fields[way].append((low | offset << shift, shift + symbol.extra))
     streams = [_Stream() for _ in range(count)]
     order: list[int] = []
+    if bins:
+        streams[0].ask(order, 0, UNIT_BITS)
     for item in bins:
         streams[0].ask(order, 0)
         streams[0].put(item.code, item.bits)
+    for way, stream in enumerate(streams):
+        stream.ask(order, way, UNIT_BITS)
     for way, stream in enumerate(streams):
         stream.ask(order, way)
         stream.put(states[way] - STATE_LOW, STATE_BITS)
@@ -160,7 +164,7 @@ def _units(steps: Sequence[Sequence[_Operation]], states: list[int], bins: Seque
             streams[way].put(*fields[way].pop())
     position = count * STATE_CHECK_BITS
     for way, bits in check_fields(count):
-        streams[way].ask(order, way, bits)
+        streams[way].ask(order, way)
         streams[way].put(check >> position & (1 << bits) - 1, bits)
         position += bits
     sources = [stream.units() for stream in streams]
@@ -174,8 +178,8 @@ class _Stream:
         self._fields: list[tuple[int, int]] = []
         self._level = 0
 
-    def ask(self, order: list[int], way: int, least: int = UNIT_BITS) -> None:
-        """Take a unit if the decoder would."""
+    def ask(self, order: list[int], way: int, least: int = 2 * UNIT_BITS) -> None:
+        """The decoder begins a step of this way: take a unit if it does."""
         if self._level < least:
             self._level += UNIT_BITS
             order.append(way)

@@ -11,15 +11,16 @@ Coder
     (Both are taken as one field, low bits first: the field's low bits are x's, in place.)
 
 Streams
-    A way reads a stream of its own, in units of UNIT_BITS, low bits first. Before a way decodes, it takes the next
-    unit of the block if it has fewer than UNIT_BITS bits left; ways do so in ascending order. Hence units lie in
-    the order in which the decoder asks for them. Where the block ends, units of zeros follow.
+    A way reads a stream of its own, in units of UNIT_BITS, low bits first. It takes one unit of the block before its
+    first step, and another in each step that it begins with fewer than 2 * UNIT_BITS bits (a step uses UNIT_BITS at
+    most). In a step, ways take units in ascending order. Hence units lie in the order in which the decoder asks for
+    them, and it knows from the step before which ways will. Where the block ends, units of zeros follow.
 
 Block (little-endian, a multiple of 2 bytes, at any multiple of 2)
     unit        bits 0-2 ways, 3-4 TableKind, 5 MAPS: row maps are coded, 6-7 zero, 8-15 the standard table
     unit        only with MAPS: zeros out of FREQUENCIES, at least 1: how likely a row is not stored
-    units       as the ways ask for them:
-        way 0   the bins of a table that is written here
+    units       as the ways ask for them, in steps:
+        way 0   the bins of a table that is written here, one in each step
         all     STATE_BITS: the state without its leading one
         all     the tiles. With MAPS, for each tile its row map, `1 << ways` rows at a time, way i the i-th of them,
                 from row 0 to the last that exists: two symbols, not stored (codes 0 .. zeros - 1) and stored.
@@ -31,10 +32,9 @@ Block (little-endian, a multiple of 2 bytes, at any multiple of 2)
 
 Check value
     CRC-32 (zlib's) of what was read and decoded, as rows of L bytes: the header (both units, the second one zero
-    if it is not there), the description of each bin, for each tile its row map and its stored rows.
+    if it is not there), the description of each bin, for each tile its row map (with MAPS) and its stored rows.
     Its low bits, STATE_CHECK_BITS in each way, way 0 the lowest, are the highest bits of the final states (zeros
-    where a way is left over). The rest follows in the streams, an equal share in each way (`check_fields`); here a
-    way takes a unit only when it lacks bits.
+    where a way is left over). The rest follows in the streams, an equal share in each way (`check_fields`).
 
 A block of weights without structure takes RAW, a table of two symbols of 128 weights: eight bits a weight.
 """

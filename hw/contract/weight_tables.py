@@ -93,7 +93,7 @@ def symbols(bins: Sequence[Bin], symmetric: bool) -> list[Symbol]:
 # ---- fitting --------------------------------------------------------------------------------------------
 
 
-def fit(histogram: Sequence[int], symmetric: bool, bin_bits: float = 10.0) -> list[Bin]:
+def fit(histogram: Sequence[int], symmetric: bool, bin_bits: float = 8.0) -> list[Bin]:
     """Bins that code weights with this histogram in few bits, their description included.
 
     histogram : 256 counts, of weights -128 .. 127. Bins of the smallest cost by dynamic programming over where they
