@@ -1,0 +1,1 @@
+"""The weight decoder, and the codec as one object."""
