@@ -31,11 +31,6 @@ from hw.weight_decoder.way import ROW_CODE, Step, Way
 HEADER = data.StructLayout({"log_ways": 3, "kind": 2, "maps": 1, "reserved": 2, "standard": 8})
 
 
-def decoder_ways(config: Config) -> int:
-    """Ways of a configuration's decoder: weights per cycle at best."""
-    return min(config.lanes, 2 * config.rows)
-
-
 class BlockLayout(data.StructLayout):
     """A block to be decoded: its tiles, the units before it in its first beat, and its own units."""
 
@@ -73,7 +68,7 @@ class WeightDecoder(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.ways = decoder_ways(config)
+        self.ways = config.weight_ways
         super().__init__({
             "block": In(stream.Signature(BlockLayout(config))),
             "beats": In(stream.Signature(unsigned(64))),
@@ -108,7 +103,7 @@ class WeightDecoder(wiring.Component):
         wiring.connect(m, assembler.words, wiring.flipped(self.words))
         wiring.connect(m, packer.entries, wiring.flipped(self.entries))
 
-        # ---- header --------------------------------------------------------------------------------------------
+        # ---- header ------------------------------------------------------------------------------------------------
         header = Signal(HEADER)
         offered = data.View(HEADER, window.units[:UNIT_BITS])
         zeros = Signal(UNIT_BITS)
@@ -129,7 +124,7 @@ class WeightDecoder(wiring.Component):
         for frequency, (shift, scaled) in zip((zeros[:FREQUENCY_BITS], stored), normalised, strict=True):
             normalise(m, frequency, shift, scaled)
 
-        # ---- a step of the ways: which take part, which take a unit before they do ------------------------------------
+        # ---- a step of the ways: which take part, which take a unit before they do ---------------------------------
         step = Signal(Step)
         active = Signal(count)
         running = Signal()  # a step is to be made, not only units taken
@@ -164,7 +159,7 @@ class WeightDecoder(wiring.Component):
         with m.If(enable):
             m.d.sync += decoded_piece.eq(piece)
 
-        # ---- a bin of a table in the block -----------------------------------------------------------------------------
+        # ---- a bin of a table in the block -------------------------------------------------------------------------
         bin_bits = ways[0].next_bits
         exponent = bin_bits[KIND_BITS : KIND_BITS + EXPONENT_BITS]
         described = KIND_BITS + EXPONENT_BITS
@@ -178,7 +173,7 @@ class WeightDecoder(wiring.Component):
             builder.bins.payload.frequency.eq(Mux(empty, 0, (1 << exponent) | rest)),
         ]
 
-        # ---- tiles --------------------------------------------------------------------------------------------------------
+        # ---- tiles -------------------------------------------------------------------------------------------------
         tile = Signal(TileLayout(self.config))
         offered_tile = walker.tiles.payload
         row_map = Signal(lanes)
@@ -225,7 +220,7 @@ class WeightDecoder(wiring.Component):
             with m.Else():
                 next_tile()
 
-        # ---- check value ----------------------------------------------------------------------------------------------------
+        # ---- check value -------------------------------------------------------------------------------------------
         found = Signal(CHECK_BITS)
         states_good = Signal()
         field = Signal()

@@ -7,8 +7,8 @@ from amaranth.lib import crc, data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.weight_format import CHECK_BITS, WAYS_MAX
-from hw.weight_decoder.way import OFFSET_BITS
 from hw.contract.weight_tables import KIND_BITS
+from hw.weight_decoder.way import OFFSET_BITS
 
 
 class Content(enum.Enum, shape=2):
@@ -73,7 +73,7 @@ class RowAssembler(wiring.Component):
         m = Module()
         lanes, ways, piece = self.lanes, self.ways, self.piece
 
-        # ---- stage 1: values -------------------------------------------------------------------------------------
+        # ---- stage 1: values ---------------------------------------------------------------------------------------
         values = Signal(data.ArrayLayout(8, ways))
         piece_2 = Signal.like(piece)
         with m.If(self.enable):
@@ -83,7 +83,7 @@ class RowAssembler(wiring.Component):
                 m.d.comb += inside.eq(self.offset[way] & ((1 << self.extra[way]) - 1))
                 m.d.sync += values[way].eq(Mux(piece.active[way], self.base[way] + inside, 0))
 
-        # ---- stage 2: rows; byte b comes from way b % (1 << log_ways), at position b // (1 << log_ways) -------------
+        # ---- stage 2: rows; byte b comes from way b % (1 << log_ways), at position b // (1 << log_ways) ------------
         row = Signal(8 * lanes)
         placed = Signal(8 * lanes)
         content_3, tile_end_3 = Signal(Content), Signal()

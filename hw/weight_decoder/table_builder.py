@@ -53,7 +53,7 @@ class TableBuilder(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # ---- standard tables -----------------------------------------------------------------------------------
+        # ---- standard tables ---------------------------------------------------------------------------------------
         starts, words = [], []
         for _symmetric, bins in STANDARD_BINS:
             starts.append(len(words))
@@ -69,7 +69,7 @@ class TableBuilder(wiring.Component):
         m.d.comb += [start_read.addr.eq(self.standard), start_read.en.eq(1), word_read.addr.eq(at),
                      word_read.en.eq(1)]
 
-        # ---- the symbol that is being written --------------------------------------------------------------------
+        # ---- the symbol that is being written ----------------------------------------------------------------------
         value = Signal(signed(10))  # of the next bin
         item = Signal(BIN)
         offered = Signal(BIN)

@@ -60,7 +60,7 @@ class UnitWindow(wiring.Component):
             self.beats.ready.eq(~ended & (level <= capacity - BEAT_UNITS)),
         ]
 
-        # ---- a beat: without what lies before the block, and behind it ----------------------------------------
+        # ---- a beat: without what lies before the block, and behind it ---------------------------------------------
         usable = Signal(range(BEAT_UNITS + 1))
         added = Signal(range(BEAT_UNITS + 1))
         shifted = Signal(64)
@@ -75,7 +75,7 @@ class UnitWindow(wiring.Component):
               for i in range(BEAT_UNITS)),
         ]
 
-        # ---- append and take -----------------------------------------------------------------------------------
+        # ---- append and take ---------------------------------------------------------------------------------------
         appended = Signal.like(window)
         remaining = Signal.like(window)
         taken = Signal.like(self.count)

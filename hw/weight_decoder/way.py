@@ -92,7 +92,7 @@ class Way(wiring.Component):
         m = Module()
         state, step = self.state, self.step
 
-        # ---- the symbol: from the table, or one of the two of row maps -----------------------------------------
+        # ---- the symbol: from the table, or one of the two of row maps ---------------------------------------------
         m.submodules.memory = memory = Memory(shape=data.ArrayLayout(ENTRY, ENTRIES), depth=FREQUENCIES // ENTRIES,
                                               init=[])
         write = memory.write_port(granularity=1)
@@ -116,7 +116,7 @@ class Way(wiring.Component):
             symbol.eq(Mux(step == Step.ROW_MAP, row_entry, entry)),
         ]
 
-        # ---- the next state, of which `scaled` is the upper part, shifted as if it would take shift - 1 bits --------
+        # ---- the next state, of which `scaled` is the upper part, shifted as if it would take shift - 1 bits -------
         buffer = Signal(3 * UNIT_BITS)
         high = state[FREQUENCY_BITS:]
         frequency = Cat(symbol.frequency, Const(1, 1))
@@ -159,7 +159,7 @@ class Way(wiring.Component):
                 self.offset.eq(buffer[:UNIT_BITS] >> shift),
             ]
 
-        # ---- the stream ----------------------------------------------------------------------------------------
+        # ---- the stream --------------------------------------------------------------------------------------------
         level = Signal(range(3 * UNIT_BITS))
         inserted = Signal.like(buffer)
         m.d.comb += [

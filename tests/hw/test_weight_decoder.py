@@ -6,16 +6,17 @@ import os
 
 import numpy as np
 import pytest
+from amaranth import ResetInserter, Signal
 
 from hw.contract.config import PRESETS, preset
 from hw.contract.weight_decoding import Tiles, WeightStreamError, decode
 from hw.contract.weight_encoding import encode
 from hw.contract.weight_format import TileOrder
-from hw.weight_decoder.decoder import WeightDecoder, decoder_ways
+from hw.weight_decoder import WeightCodec
 from testbench.component_simulation import simulate
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
-ROUNDS = int(os.environ.get("LACUNA_CODEC_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("LACUNA_CODEC_ROUNDS", "4"))
 
 KINDS = ("uniform", "normal", "laplace", "sparse", "rows", "one", "zero")
 
@@ -73,25 +74,25 @@ class Run:
     """Feeds blocks to a decoder and notes what comes out."""
 
     def __init__(self, config, random, fast=1.0, ready=1.0):
-        self.dut = WeightDecoder(config)
+        self.dut = WeightCodec(config).create()
+        self.reset = Signal()
+        self.top = ResetInserter(self.reset)(self.dut)
         self.random, self.fast, self.ready = random, fast, ready
         self.beats, self.words, self.entries = [], [], []
         self.cycles = 0
 
     async def feed(self, ctx):
         beats = self.dut.beats
+        offered = False
         while True:
-            if self.beats and self.random.random() < self.fast:
+            offered = bool(self.beats and (offered or self.random.random() < self.fast))
+            ctx.set(beats.valid, offered)
+            if offered:
                 ctx.set(beats.payload, self.beats[0])
-                ctx.set(beats.valid, 1)
-                taken = False
-                while not taken and self.beats:
-                    *_, taken = await ctx.tick().sample(beats.ready)
-                if taken:
-                    self.beats.pop(0)
-                ctx.set(beats.valid, 0)
-            else:
-                await ctx.tick()
+            *_, taken = await ctx.tick().sample(beats.ready)
+            if offered and taken and self.beats:
+                self.beats.pop(0)
+                offered = False
 
     def watch(self, stream, items):
         async def process(ctx):
@@ -140,7 +141,7 @@ def test_decoder_against_software(name):
             run.fast, run.ready = random.choice([1.0, 0.5]), random.choice([1.0, 0.6])
             order = random_order(random, config, 3)
             tiles = random_tiles(random, order, KINDS[number % len(KINDS)])
-            ways = 1 << int(random.integers(decoder_ways(config).bit_length()))
+            ways = 1 << int(random.integers(config.weight_ways.bit_length()))
             block = encode(tiles.maps, tiles.words, order, ways, 1.0)
             assert decode(block, order) == tiles
             beats, skip = beats_of(random, block)
@@ -148,4 +149,54 @@ def test_decoder_against_software(name):
             assert (run.words, run.entries) == expected(config, tiles), (number, order, block.hex())
             assert good and not run.beats
 
-    simulate(run.dut, test, background=run.background, cycles=200_000)
+    simulate(run.top, test, background=run.background, cycles=200_000)
+
+
+def damaged(random, block):
+    """A block with a bit flipped, dropped or repeated (the rest moves; the length stays)."""
+    bits = np.unpackbits(np.frombuffer(block, np.uint8), bitorder="little")
+    at = int(random.integers(len(bits)))
+    kind = random.integers(3)
+    if kind == 0:
+        bits[at] ^= 1
+    elif kind == 1:
+        bits[at:-1] = bits[at + 1:].copy()
+        bits[-1] = 0
+    else:
+        bits[at + 1:] = bits[at:-1].copy()
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+@pytest.mark.parametrize("name", ["nano", "small"])
+def test_damage_is_refused(name):
+    """A damaged block is refused in hardware as in software, never hangs, and the next one is decoded."""
+    print(f"LACUNA_SEED={SEED}")
+    config = preset(name)
+    random = np.random.default_rng([SEED, len(name), 1])
+    run = Run(config, random)
+
+    async def test(ctx):
+        refused = 0
+        for number in range(ROUNDS * 4):
+            order = random_order(random, config, 3)
+            tiles = random_tiles(random, order, KINDS[number % 5])
+            block = encode(tiles.maps, tiles.words, order, config.weight_ways, 1.0)
+            bad = damaged(random, block)
+            if bad == block:
+                continue
+            with pytest.raises(WeightStreamError):
+                decode(bad, order)
+            beats, skip = beats_of(random, bad)
+            assert not await run.block(ctx, bad, order, skip, beats), (number, block.hex(), bad.hex())
+            refused += 1
+            run.beats.clear()
+            ctx.set(run.reset, 1)
+            await ctx.tick()
+            ctx.set(run.reset, 0)
+            if number % 4 == 0:
+                beats, skip = beats_of(random, block)
+                assert await run.block(ctx, block, order, skip, beats)
+                assert (run.words, run.entries) == expected(config, tiles)
+        assert refused > 2 * ROUNDS
+
+    simulate(run.top, test, background=run.background, cycles=200_000)
