@@ -32,7 +32,7 @@ def plot(sections: Mapping[str, Section], file: Path) -> None:
     right.plot(density, least, "v", label="least", markersize=4)
     right.set(xlabel="active pixels, %", ylabel="dense cycles x density / cycles")
     for axes in (left, right):
-        axes.set(xlim=(0, 102), ylim=(0, 1.05))
+        axes.set(xlim=(0, 102), ylim=(0, 1.1))
         axes.legend(loc="lower center", frameon=False)
         axes.grid(alpha=0.3)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
