@@ -16,6 +16,7 @@ import array
 import atexit
 import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -28,6 +29,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from hw.contract.config import Config, preset
 from sim import build_cache, simulator as tools
@@ -160,6 +162,25 @@ def run_bare(verilog: Path, requests: Sequence[RecordedRequest], *, latency: int
 
 # ---- process ---------------------------------------------------------------------------------------
 
+_PREFIX = "lacuna-link-"  # of a session's temporary directory
+
+
+def _own(directory: Path) -> IO[str]:
+    """Mark the directory as in use for as long as this process lives and the file is open."""
+    file = (directory / "owner.new").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    (directory / "owner.new").rename(directory / "owner")  # it is never seen unlocked
+    return file
+
+
+def _sweep() -> None:
+    """Remove the directories of sessions whose process was killed before it could."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/owner"):
+        with contextlib.suppress(OSError), owner.open() as file:  # in use, another user's, or just removed
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent)
+
+
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -176,7 +197,9 @@ class Session:
                  waves: Path | None = None, keep: bool = False) -> None:
         self.simulation = simulation
         self.waves = waves
-        self._directory = Path(tempfile.mkdtemp(prefix="lacuna-"))
+        _sweep()
+        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._owner = _own(self._directory)
         self.log = self._directory / "log"
         self._lifeline = -1
         self._process: subprocess.Popen | None = None
@@ -266,6 +289,7 @@ class Session:
         if self.waves is not None and recorded.exists():
             shutil.move(recorded, self.waves)
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._owner.close()
         _open_sessions.discard(self)
 
     def __enter__(self) -> Session:
