@@ -53,7 +53,6 @@ from __future__ import annotations
 
 from hw.contract.config import MASK_WORD_BITS, Config
 
-
 #: Taps of a depthwise kernel that are worked on at once: neighbours in a kernel row.
 DEPTHWISE_TAPS = 3
 

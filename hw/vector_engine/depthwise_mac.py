@@ -15,6 +15,7 @@ from hw.vector_engine.reduce import ACCUMULATOR_BITS, Reduced
 from hw.vector_engine.settings import Settings
 from hw.vector_engine.word_reader import Words
 
+
 class DepthwiseMac(wiring.Component):
     """A pipeline of window, centring, products, their sum, accumulators; it only waits for room for a result.
 

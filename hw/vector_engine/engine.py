@@ -25,8 +25,8 @@ class VectorEngine(wiring.Component):
     """Works on ADD, AVERAGE_POOL, MAX_POOL and DEPTHWISE commands (fields: see hw.contract.commands).
 
     A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps), whichever is more.
-    A MAX_POOL with a window of one pixel copies. A field outside its limits, or a window without input pixels, is Error.BAD_COMMAND; the engine then
-    shows the error until it is reset.
+    A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
+    is Error.BAD_COMMAND; the engine then shows the error until it is reset.
 
     Members
     -------

@@ -16,7 +16,8 @@ ITEM_LAYOUT = data.StructLayout({"is_row": 1, "index": unsigned(POSITION_BITS), 
 
 
 class PixelGenerator(wiring.Component):
-    """Walks over a command's pixels, as often as it has passes; a mask word without active pixels takes one cycle, an active pixel one.
+    """Walks over a command's pixels, as often as it has passes; a mask word without active pixels takes one cycle, an
+    active pixel one.
 
     Members
     -------

@@ -11,7 +11,6 @@ from hw.ports import word_address_bits
 from hw.vector_engine.tap_walk import TapTag
 from hw.vector_engine.word_reader import Words
 
-
 #: Bits of the sum of a depthwise kernel's taps: 256 products of -128 and 255 at most.
 ACCUMULATOR_BITS = 24
 

@@ -98,7 +98,7 @@ class WindowGenerator(wiring.Component):
         position = step(index[0] * Mux(is_row[0], settings.stride_y, settings.stride_x), name="position")
         # 2: its corners in the input, which may lie outside.
         corner = signed(CORNER_BITS)
-        assert CORNER_BITS == len(position) + 2
+        assert len(position) + 2 == CORNER_BITS
         pad = Mux(is_row[1], settings.pad_top, settings.pad_left)
         kernel = Mux(is_row[1], settings.kernel_height, settings.kernel_width)
         first = step(position - pad, corner, name="first")

@@ -18,7 +18,7 @@ _REQUESTS = 4
 
 
 class Fetch(data.StructLayout):
-    """What to read: `a` and `b`, word addresses, where `read_a` and `read_b` say so. tag : comes back with the words."""
+    """Words to read, at addresses `a` and `b`, where `read_a` and `read_b` say so. `tag` comes back with them."""
 
     def __init__(self, config: Config, tag_bits: int):
         super().__init__({
@@ -31,7 +31,7 @@ class Fetch(data.StructLayout):
 
 
 class Words(data.StructLayout):
-    """What was read; a word that was not asked for is `absent`."""
+    """What was read; a word that was not asked for is full of the reader's `absent`."""
 
     def __init__(self, config: Config, tag_bits: int):
         super().__init__({

@@ -116,7 +116,8 @@ def test_random_commands(name, stalls):
     bench.run(testbench)
 
 
-LAYER = {"flags": 0, "kernel_height": 3, "kernel_width": 3, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1,
+LAYER = {"flags": 0, "kernel_height": 3, "kernel_width": 3, "stride_y": 1, "stride_x": 1, "dilation_y": 1,
+         "dilation_x": 1,
          "pad_top": 1, "pad_left": 1, "input_height": 8, "input_width": 8, "input_base": 0, "input_row_stride": 16,
          "input_pixel_stride": 2, "output_base": 512, "output_row_stride": 16, "output_pixel_stride": 2, "output_y": 0,
          "output_rows": 8, "output_width": 8, "output_blocks": 2, "mask_base": 0, "output_min": -128, "output_max": 127,
