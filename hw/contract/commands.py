@@ -49,6 +49,7 @@ class Opcode(enum.IntEnum):
     ADD = 0x30
     AVERAGE_POOL = 0x31
     MAX_POOL = 0x32
+    DEPTHWISE = 0x33
 
 
 #: The engine that an opcode is for; BEGIN and END are the sequencer's own.
@@ -59,6 +60,7 @@ ENGINE_OF: dict[Opcode, Engine] = {
     Opcode.ADD: Engine.VECTOR,
     Opcode.AVERAGE_POOL: Engine.VECTOR,
     Opcode.MAX_POOL: Engine.VECTOR,
+    Opcode.DEPTHWISE: Engine.VECTOR,
 }
 
 
@@ -159,8 +161,8 @@ _INPUT = (
     Field("input_pixel_stride", 16, "words (PACKED: bytes) from an input pixel to the next"),
     Field("input_height", 16, "input rows; positions outside are padding"),
     Field("input_width", 16, "input columns; positions outside are padding"),
-    Field("kernel_height", 8, "CONV: 1 to 16"),
-    Field("kernel_width", 8, "CONV: 1 to 16; 1 when PACKED: the tiles of a kernel row are input blocks"),
+    Field("kernel_height", 8, "CONV, DEPTHWISE: 1 to 16"),
+    Field("kernel_width", 8, "CONV, DEPTHWISE: 1 to 16; 1 when PACKED: the tiles of a kernel row are input blocks"),
     Field("stride_y", 8, "at least 1"),
     Field("stride_x", 8, "at least 1"),
     Field("dilation_y", 8, "at least 1"),
@@ -227,6 +229,19 @@ _POOL = (
     _s8("output_max", "upper clamp"),
 )
 
+# Output channel c comes from input channel c; padding counts as input_zero_point.
+_DEPTHWISE = (
+    *_INPUT,
+    *_OUTPUT,
+    Field("reserved_16", 16, "zero"),
+    Field("weight_base", 32, "weight store word of the first line of taps; see layouts for the order"),
+    Field("parameter_base", 32, "parameter entry of the first output block"),
+    _s8("input_zero_point", "subtracted from every activation"),
+    _s8("output_zero_point", "added after requantisation"),
+    _s8("output_min", "lower clamp after requantisation"),
+    _s8("output_max", "upper clamp after requantisation"),
+)
+
 #: Fields after the header, by opcode, packed one after the other from byte 8; the rest is zero.
 #: In pooling commands kernel_height and kernel_width go up to 255 with at most Config.pool_area pixels
 #: together; dilation is 1. Every window of a pool holds at least one input pixel.
@@ -239,6 +254,7 @@ BODY: dict[Opcode, tuple[Field, ...]] = {
     Opcode.ADD: _ADD,
     Opcode.AVERAGE_POOL: _POOL,
     Opcode.MAX_POOL: _POOL,
+    Opcode.DEPTHWISE: _DEPTHWISE,
 }
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, EnableInserter, Module, Mux, Signal, signed
+from amaranth import Cat, Const, EnableInserter, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
-from hw.ports import WritePort, word_address_bits
+from hw.ports import MemoryRead, WritePort, word_address_bits
 from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed, under_way
 from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
-from hw.vector_engine.reduce import Reduced, sum_bits
+from hw.vector_engine.reduce import Reduced, value_bits
 from hw.vector_engine.settings import Settings
 
 #: From a slice of a word to its requantised values, for ADD, which takes longest.
@@ -20,15 +20,17 @@ LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY
 
 
 class PostProcess(wiring.Component):
-    """Q lanes per cycle, hence a word every L / Q cycles. Both paths end in the same Requantise:
+    """Q lanes per cycle, hence a word every L / Q cycles. All paths end in the same Requantise:
 
     ADD: (a, b) -> ScaleOperand -> accumulator, bias, with the sum's multiplier. Pools: value * 2^J ->
     accumulator, with the reciprocal of the number of taps (see `reciprocal`); a maximum is divided by one.
+    DEPTHWISE: value -> accumulator, with bias, multiplier and shift from the parameter memory.
 
     Members
     -------
     settings : Settings, stable while busy.
     result : stream of Reduced; a word is started only when there is room for it behind the pipeline.
+    start : a command begins. parameters : the parameter memory.
     write : feature memory.
     busy : a word was started and not yet accepted by the memory.
     """
@@ -42,6 +44,8 @@ class PostProcess(wiring.Component):
         super().__init__({
             "settings": In(Settings(config)),
             "result": In(stream.Signature(Reduced(config))),
+            "start": In(1),
+            "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "write": Out(WritePort(config)),
             "busy": Out(1),
         })
@@ -77,7 +81,7 @@ class PostProcess(wiring.Component):
         with m.If(issue):
             m.d.sync += at.eq(Mux(at == slices - 1, 0, at + 1))
         valid = delayed(m, issue, 1, reset_less=False)
-        values = Signal(data.ArrayLayout(signed(sum_bits(config)), lanes), reset_less=True)
+        values = Signal(data.ArrayLayout(signed(value_bits(config)), lanes), reset_less=True)
         b = Signal(data.ArrayLayout(signed(8), lanes), reset_less=True)
         m.d.sync += [values.eq(result.payload.values[at]), b.eq(result.payload.b[at])]
 
@@ -96,6 +100,26 @@ class PostProcess(wiring.Component):
         pool_multiplier = Cat(Const(0, MULTIPLIER_BITS - 1 - stored_bits(config)), entry.data, Const(1, 1))
         pool_shift = Signal(signed(8))
         m.d.comb += pool_shift.eq(1 - table_bits(config) - divisor_bits)
+
+        # ---- parameters of DEPTHWISE: entries of a channel block, and of the next when the pass changes -----------
+        entry_bits = len(self.parameters.address)
+        block_entry, of_parity, changed = Signal(entry_bits), Signal(), Signal()
+        block_now = Signal(entry_bits)
+        m.d.comb += [
+            changed.eq(result.payload.parity != of_parity),
+            block_now.eq(block_entry + Mux(changed, slices, 0)),
+            self.parameters.address.eq(block_now + at),
+        ]
+        with m.If(self.start):
+            m.d.sync += [block_entry.eq(settings.parameter_base), of_parity.eq(0)]
+        with m.Elif(issue):
+            m.d.sync += [block_entry.eq(block_now), of_parity.eq(result.payload.parity)]
+        parameters = data.View(data.StructLayout({
+            "bias": data.ArrayLayout(signed(32), lanes),
+            "multiplier": data.ArrayLayout(unsigned(32), lanes),
+            "shift": data.ArrayLayout(signed(8), lanes),
+            "unused": unsigned(8 * config.parameter_entry_bytes - 72 * lanes),
+        }), self.parameters.data)
 
         # ---- both paths, and where they meet -----------------------------------------------------------------------
         scaled = {}
@@ -124,6 +148,13 @@ class PostProcess(wiring.Component):
                     requantise.i_bias[i].eq(scaled["b"][i]),
                     requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
                     requantise.i_shift[i].eq(settings.constants.sum_shift),
+                ]
+            with m.Elif(settings.depthwise):
+                m.d.comb += [
+                    requantise.i_accumulator[i].eq(values[i]),
+                    requantise.i_bias[i].eq(parameters.bias[i]),
+                    requantise.i_multiplier[i].eq(parameters.multiplier[i]),
+                    requantise.i_shift[i].eq(parameters.shift[i]),
                 ]
             with m.Else():
                 m.d.comb += [

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, depthwise_lines
 from hw.contract.registers import Window
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.memory import entry_bytes, entry_count
@@ -85,6 +86,12 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
             values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
             config.parameter_entries)
         reads[Space.WEIGHT] = _ring(values["weight_base"], weight_words, config.weight_words)
+    if command.opcode is Opcode.DEPTHWISE:
+        lines = values["kernel_height"] * depthwise_lines(values["kernel_width"]) * values["output_blocks"]
+        reads[Space.WEIGHT] = _ring(values["weight_base"], lines * DEPTHWISE_LINE_WORDS, config.weight_words)
+        reads[Space.PARAMETER] = _ring(
+            values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
+            config.parameter_entries)
     return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)})
 
 

@@ -80,6 +80,15 @@ def _pool(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     _output(opcode, values)
 
 
+def _depthwise(opcode: Opcode, values: Mapping[str, int]) -> None:
+    _window(opcode, values)
+    for field in ("kernel_height", "kernel_width"):
+        _require(opcode, values, field, 1, KERNEL_MAX)
+    for field in ("dilation_y", "dilation_x"):
+        _require(opcode, values, field, 1)
+    _output(opcode, values)
+
+
 def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     """Raise DeviceError(BAD_COMMAND) that names the field, its value and its limit."""
     if opcode in (Opcode.LOAD, Opcode.STORE):
@@ -94,3 +103,6 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL):
         _flags(opcode, values, Flag.GATED)
         _pool(opcode, values, config)
+    elif opcode is Opcode.DEPTHWISE:
+        _flags(opcode, values, Flag.GATED)
+        _depthwise(opcode, values)

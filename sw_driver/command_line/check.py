@@ -22,7 +22,8 @@ ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}
 
 #: Where operators run that are not fused with another.
 USUAL_PLACES = {
-    "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "ADD": ENGINES["vector"],
+    "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "DEPTHWISE_CONV_2D": ENGINES["vector"],
+    "ADD": ENGINES["vector"],
     "AVERAGE_POOL_2D": ENGINES["vector"], "MAX_POOL_2D": ENGINES["vector"], "SOFTMAX": ENGINES["host"],
     "SELECT_V2": "no work: its mask gates the layers before it", "RESHAPE": "no work: another view of its input",
 }

@@ -9,7 +9,17 @@ from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Window
-from sw_driver.compiler.layers import AddLayer, Buffer, ConvLayer, FeatureMap, Geometry, Layer, Operand, PoolLayer
+from sw_driver.compiler.layers import (
+    AddLayer,
+    Buffer,
+    ConvLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    Geometry,
+    Layer,
+    Operand,
+    PoolLayer,
+)
 from sw_driver.compiler.unrolling import Chunk
 
 #: A memory: one on chip, or a window of external memory.
@@ -65,11 +75,11 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a CONV command's weights lie in their rings."""
+    """Where a command's weights lie in their rings; those of DEPTHWISE have no maps."""
 
     weight: Region
-    maps: Region
     parameters: Region
+    maps: Region | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +113,7 @@ class InstructionWriter:
                     mask: Region | None) -> Instruction:
         """The CONV command of some output blocks of a layer."""
         config, output = self.config, layer.output
+        assert placement.maps is not None
         values = {
             **self._output(layer, stripe, chunk.first_block, chunk.blocks, mask),
             **self._input(layer.input, layer.geometry, stripe),
@@ -140,6 +151,38 @@ class InstructionWriter:
                   | {"output_min": layer.output_min, "output_max": layer.output_max})
         opcode = Opcode.AVERAGE_POOL if layer.average else Opcode.MAX_POOL
         return self._instruction(opcode, layer, stripe, values, mask)
+
+    def depthwise(self, layer: DepthwiseLayer, stripe: Stripe, first_block: int, count: int, placement: Placement,
+                  mask: Region | None) -> Instruction:
+        """The DEPTHWISE command of some channel blocks of a layer."""
+        values = (self._output(layer, stripe, first_block, count, mask)
+                  | self._input(layer.input, layer.geometry, stripe)
+                  | {"weight_base": placement.weight.first, "parameter_base": placement.parameters.first,
+                     "input_zero_point": layer.input_zero_point, "output_zero_point": layer.output_zero_point,
+                     "output_min": layer.output_min, "output_max": layer.output_max})
+        values["input_base"] = self._word(values["input_base"] + first_block)
+        if layer.transposed:
+            self._transpose(values)
+        channels = min(layer.output.channels - first_block * self.config.lanes, count * self.config.lanes)
+        kernel = layer.geometry.kernel
+        return self._instruction(Opcode.DEPTHWISE, layer, stripe, values, mask,
+                                 [placement.weight, placement.parameters], kernel[0] * kernel[1] * channels)
+
+    def _transpose(self, values: dict[str, int]) -> None:
+        """Let the command walk along columns: rows become columns, the first output row is made row 0."""
+        first = values["output_y"]
+        before = first * values["stride_y"] - values["pad_top"]  # input rows that this stripe does not reach
+        skipped = max(before, 0)
+        values["input_base"] = self._word(values["input_base"] + skipped * values["input_row_stride"])
+        values["output_base"] = self._word(values["output_base"] + first * values["output_row_stride"])
+        values["input_height"] -= skipped
+        values["pad_top"] = max(-before, 0)
+        for one, other in (("input_height", "input_width"), ("input_row_stride", "input_pixel_stride"),
+                           ("kernel_height", "kernel_width"), ("stride_y", "stride_x"), ("dilation_y", "dilation_x"),
+                           ("pad_top", "pad_left"), ("output_rows", "output_width"),
+                           ("output_row_stride", "output_pixel_stride")):
+            values[one], values[other] = values[other], values[one]
+        values["output_y"] = 0
 
     def _word(self, address: int) -> int:
         return address % self.config.feature_words

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from hw.contract.image import Feed
+from hw.contract.layouts import depthwise_lines
 from sw_driver.compiler.quantisation import AddParameters
 
 
@@ -219,6 +220,41 @@ class ConvLayer(Layer):
     def step(self, operand: Operand) -> DemandStep:
         if operand is self.residual:
             return super().step(operand)
+        g = self.geometry
+        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
+
+
+@dataclasses.dataclass(eq=False)
+class DepthwiseLayer(Layer):
+    """A depthwise convolution on the vector engine: channel c of the output from channel c of the input.
+
+    Parameters
+    ----------
+    weights : int8 [kernel height, kernel width, channels]. bias, multipliers : int32 [channels]; shifts : int8.
+    """
+
+    input: Operand
+    geometry: Geometry
+    weights: np.ndarray
+    bias: np.ndarray
+    multipliers: np.ndarray
+    shifts: np.ndarray
+    input_zero_point: int
+    output_zero_point: int
+    output_min: int
+    output_max: int
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the engine walks along columns, where that takes fewer steps: tall kernels. A mask has its order."""
+        height, width = self.geometry.kernel
+        return self.mask is None and height * depthwise_lines(width) > width * depthwise_lines(height)
+
+    def step(self, operand: Operand) -> DemandStep:
         g = self.geometry
         return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
 

@@ -13,6 +13,7 @@ from sw_driver.compiler.errors import CompileError
 from sw_driver.compiler.layers import (
     AddLayer,
     ConvLayer,
+    DepthwiseLayer,
     Geometry,
     Layer,
     Mask,
@@ -48,7 +49,8 @@ class Lowering:
         self.host_steps: list[HostStep] = []
         self._on_host: set[int] = set()
         handlers = {
-            "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected, "ADD": self._add,
+            "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
+            "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
         }
         for operator in graph.operators:
@@ -116,6 +118,8 @@ class Lowering:
         output_height, output_width, _ = pixels_and_channels(output.shape)
         options = operator.options
         filters = cast(np.ndarray, weights.data)
+        if operator.op == "DEPTHWISE_CONV_2D":
+            filters = filters.transpose(3, 1, 2, 0)
         kernel = filters.shape[1], filters.shape[2]
         if filters.shape[3] != channels:
             raise CompileError(f"{operator}: its filter has {filters.shape[3]} input channels, its input {channels}; "
@@ -144,6 +148,51 @@ class Lowering:
         taps = kernel[0] * kernel[1] * channels
         self._append_conv(operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks)
 
+    def _depthwise(self, operator: Operator) -> None:
+        x, weights, bias = self._weighted(operator)
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, channels = pixels_and_channels(x.shape)
+        output_height, output_width, outputs = pixels_and_channels(output.shape)
+        filters = cast(np.ndarray, weights.data)[0]
+        kernel = filters.shape[0], filters.shape[1]
+        if max(kernel) > KERNEL_MAX:
+            raise CompileError(f"{operator}: kernel {kernel[0]}x{kernel[1]} is larger than {KERNEL_MAX}x{KERNEL_MAX}")
+        if channels == 1:  # every output channel reads the only input channel: a convolution
+            self._convolution(operator)
+            return
+        options = operator.options
+        geometry, _ends = _geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
+                                    (height, width), (output_height, output_width))
+        operand = self.views.operand(x, height, width, channels)
+        if outputs != channels:
+            operand = self._replicated(operator, operand, channels, outputs // channels)
+        multipliers, shifts = output_multipliers(x.scale, weights.scales, output.scale, outputs)
+        low, high = self._clamp(operator, output)
+        self.layers.append(DepthwiseLayer(
+            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
+            multipliers=multipliers, shifts=shifts, input_zero_point=x.zero_point,
+            output_zero_point=output.zero_point, output_min=low, output_max=high))
+
+    def _replicated(self, operator: Operator, operand: Operand, channels: int, times: int) -> Operand:
+        """Every channel so many times, one after the other: a depth multiplier. A convolution with weights of one
+        copies exactly, with the multiplier 1 = 2^30 * 2^(1 - 31)."""
+        x = self.graph.tensors[operator.inputs[0]]
+        filters = np.zeros((channels * times, 1, 1, channels), np.int8)
+        filters[np.arange(channels * times), 0, 0, np.arange(channels * times) // times] = 1
+        filters = _spread(filters, self.views.channel_positions(operand, channels), operand.blocks * self.config.lanes)
+        name = f"{self._name(operator)}/channels"
+        copies = self.views.extra(x, name, operand.height, operand.width, channels * times)
+        ones = np.ones(channels * times, np.int64)
+        self.layers.append(ConvLayer(
+            name=copies.name, op="DEPTHWISE_CONV_2D/channels", shape=(1, operand.height, operand.width, len(ones)),
+            operators=[operator.index], output=copies, input=operand,
+            geometry=Geometry((1, 1), (1, 1), (1, 1), (0, 0)), weights=filters, bias=np.zeros(len(ones), np.int32),
+            multipliers=(ones << 30).astype(np.int32), shifts=ones.astype(np.int8), input_zero_point=x.zero_point,
+            output_zero_point=x.zero_point, output_min=-128, output_max=127, last_lanes=self.config.lanes,
+            taps_channels=channels, input_blocks=operand.blocks))
+        return Operand(copies, operand.height, operand.width, copies.blocks)
+
     def _fully_connected(self, operator: Operator) -> None:
         x, weights, bias = self._weighted(operator)
         output = self.graph.tensors[operator.outputs[0]]
@@ -168,7 +217,8 @@ class Lowering:
             raise CompileError(f"{operator}: its weights ({weights}) have a zero point other than 0")
         bias = rest[0] if rest else None
         if bias is None:
-            return x, weights, np.zeros(len(weights.data), np.int32)
+            outputs = weights.data.shape[3 if operator.op == "DEPTHWISE_CONV_2D" else 0]
+            return x, weights, np.zeros(outputs, np.int32)
         if bias.data is None:
             raise CompileError(f"{operator}: its bias ({bias}) is computed at run time; it must be a constant")
         return x, weights, bias.data.astype(np.int32)

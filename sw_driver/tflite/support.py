@@ -99,6 +99,7 @@ class _Checker:
         self._masks = {operator.inputs[0] for operator in graph.operators if operator.op == "SELECT_V2"}
         self._checks: dict[str, Callable[[Operator], Iterator[_Finding]]] = {
             "CONV_2D": self._conv_2d,
+            "DEPTHWISE_CONV_2D": self._conv_2d,
             "FULLY_CONNECTED": self._fully_connected,
             "ADD": self._add,
             "AVERAGE_POOL_2D": self._pool,
@@ -207,7 +208,7 @@ class _Checker:
         _outputs, height, width, channels = weights.shape
         if max(height, width) > KERNEL_MAX:
             yield f"its kernel is {height}x{width}", f"{KERNEL_MAX}x{KERNEL_MAX}", _EXPORT
-        if channels != x.shape[3]:
+        if operator.op == "CONV_2D" and channels != x.shape[3]:
             yield (f"it is grouped: {x.shape[3]} input channels, kernels of {channels}", "one group",
                    "write one convolution per group, or a dense kernel with zeros")
         padding = [_padding_before(operator, x.shape[1 + i], weights.shape[1 + i], side) for i, side in enumerate("hw")]

@@ -18,9 +18,11 @@ SEED = int(os.environ.get("LACUNA_SEED", "1"))
 
 def macs(graph):
     """Multiply-accumulates of a graph, and bytes of weights of each layer."""
-    layers = [operator for operator in graph.operators if operator.op in ("CONV_2D", "FULLY_CONNECTED")]
+    weighted = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    layers = [operator for operator in graph.operators if operator.op in weighted]
     weights = [graph.tensors[operator.inputs[1]] for operator in layers]
-    total = sum(graph.tensors[operator.outputs[0]].elements * tensor.elements // tensor.shape[0]
+    total = sum(graph.tensors[operator.outputs[0]].elements * tensor.elements
+                // tensor.shape[3 if operator.op == "DEPTHWISE_CONV_2D" else 0]
                 for operator, tensor in zip(layers, weights, strict=True))
     return total, [tensor.elements for tensor in weights]
 
@@ -50,8 +52,8 @@ def test_graphs_are_supported_and_run_on_tflite_micro(size, count):
             values = tensors[operator.outputs[0]]
             varied.append(len(np.unique(values)) / min(256, values.size))
     if count >= 60:
-        assert set(ops) == {"CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESHAPE", "SOFTMAX",
-                            "SELECT_V2"}
+        assert set(ops) == {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D",
+                            "MAX_POOL_2D", "RESHAPE", "SOFTMAX", "SELECT_V2"}
     assert np.median(varied) > 0.15  # few results are constant or clamped
 
 
