@@ -55,7 +55,7 @@ def main() -> None:
             console.print(section.note, style="dim", highlight=False)
             console.print(section.table())
             if out is not None:
-                write_report(out, section, SECTIONS)
+                write_report(out, section)
 
         if set(wanted) & set(ON_A_DEVICE):
             given = {"progress": progress} if options.device == "rtl" else {}

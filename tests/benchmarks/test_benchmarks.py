@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring
+from benchmarks.__main__ import SECTIONS
+from benchmarks.area import with_submodules
 from benchmarks.layers import cut_out, random_mask, short_name, synthetic
 from benchmarks.measuring import DIGITS, Bench, NotExact
-from benchmarks.report import write_report
+from benchmarks.plots import plot
+from benchmarks.report import ORDER, write_report
 from benchmarks.tables import Section
 from sw_driver.inputs import load_input
 from sw_driver.opening import open_device
@@ -90,11 +93,32 @@ def test_a_section_as_markdown_and_json() -> None:
 
 
 def test_a_report_keeps_the_sections_that_were_not_measured_again(tmp_path: Path) -> None:
-    first, second = (Section(key, key.title(), "note", ["x"], [[1]]) for key in ("first", "second"))
-    for section in (second, first, dataclasses.replace(second, rows=[[2]])):
-        write_report(tmp_path, section, ["first", "second"])
+    first, second = (Section(key, f"Title {number}", "note", ["x"], [[number]]) for number, key in enumerate(ORDER[:2]))
+    for section in (second, first, dataclasses.replace(second, rows=[[7]]), Section("old", "Old", "note", ["x"], [])):
+        write_report(tmp_path, section)
     page = (tmp_path / "results.md").read_text()
-    assert page.index("## First") < page.index("## Second")
-    assert "| 1 |" in page and "| 2 |" in page
-    write_report(tmp_path, first, ["first"])
-    assert "Second" not in (tmp_path / "results.md").read_text()
+    assert page.index("## Title 0") < page.index("## Title 1")
+    assert "| 0 |" in page
+    assert "| 7 |" in page
+    assert "| 1 |" not in page
+    assert "Old" not in page
+
+
+def test_every_section_of_the_command_has_its_place_on_the_page() -> None:
+    assert {*SECTIONS, "area"} == set(ORDER)
+
+
+def test_cells_of_submodules_count_in_the_whole() -> None:
+    own = {"top": {"LUT4": 1, "top.a": 2, "top.b": 1}, "top.a": {"LUT4": 3, "top.b": 1}, "top.b": {"FF": 5}}
+    assert with_submodules(own)["top"] == {"LUT4": 7, "FF": 15}
+
+
+def test_the_figure_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the figure needs the extra `bench`")
+    sections = {
+        "zero_activations": Section("", "", "", [], [["a", "random", "50%", 0.9], ["b", "real", "3%", 1.0]]),
+        "decision_masks": Section("", "", "", [], [["0.5", 16, 100, 1.01, 0.98]]),
+    }
+    for name in ("first.svg", "second.svg"):
+        plot(sections, tmp_path / name)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
