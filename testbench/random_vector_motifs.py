@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.tflite.builder import TfliteBuilder
+from sw_driver.tflite.support import TABLE_OPERATORS
 from testbench.random_tensors import random_activation, random_zero_point
 
 T = TypeVar("T")

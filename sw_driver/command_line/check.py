@@ -13,10 +13,9 @@ from hw.contract.image import Layer, Program
 from sw_driver.command_line.layer_table import NAME_LIMIT, shortened
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import CompileError, compile_graph
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.graph import Graph, Operator
 from sw_driver.tflite.reader import load_graph
-from sw_driver.tflite.support import check
+from sw_driver.tflite.support import TABLE_OPERATORS, check
 
 #: Engines of layers, for people.
 ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}

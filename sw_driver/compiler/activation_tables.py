@@ -19,9 +19,6 @@ from sim.golden.numerics import Int64, multiply_by_quantized_multiplier, roundin
 from sw_driver.compiler.quantisation import quantise_multiplier
 from sw_driver.fixed_point import INT32_MAX, exp_on_negative_values, one_minus_x_over_one_plus_x, one_over_one_plus_x
 
-#: The operators that become tables.
-TABLE_OPERATORS = ("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
-
 #: Integer bits of LOGISTIC's and TANH's input.
 _INPUT_BITS = 4
 

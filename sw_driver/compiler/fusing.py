@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.compiler.layers import (
     AddLayer,
     Buffer,
@@ -17,6 +16,7 @@ from sw_driver.compiler.layers import (
     Operand,
     PoolLayer,
 )
+from sw_driver.tflite.support import TABLE_OPERATORS
 
 
 def readers(layers: Iterable[Layer], feature_map: FeatureMap) -> list[Layer]:

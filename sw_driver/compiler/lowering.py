@@ -9,7 +9,6 @@ import numpy as np
 from hw.contract.config import KERNEL_MAX, Config
 from hw.contract.image import HostStep
 from hw.contract.layouts import blocks
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.compiler.errors import CompileError
 from sw_driver.compiler.layers import (
     AddLayer,
@@ -31,7 +30,7 @@ from sw_driver.compiler.quantisation import (
 from sw_driver.compiler.vector_lowering import VectorLowering
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
-from sw_driver.tflite.support import HOST_OPERATORS
+from sw_driver.tflite.support import HOST_OPERATORS, TABLE_OPERATORS
 
 
 class Lowering(VectorLowering):

@@ -9,11 +9,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from hw.contract.config import KERNEL_MAX, PRESETS, Config
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.graph import Graph, ModelError, Operator, Tensor, short_name
 
 #: Operators that run on the host, after everything else.
 HOST_OPERATORS = ("SOFTMAX",)
+
+#: Unary activations: tables of all results.
+TABLE_OPERATORS = ("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
 
 #: Fused activations: clamps.
 _CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")

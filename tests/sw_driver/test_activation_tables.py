@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from sim.golden.numerics import multiply_by_quantized_multiplier
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS, activation_table
+from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.quantisation import activation_range, mean_parameters, product_multiplier
 from sw_driver.oracle import run_oracle
 from sw_driver.tflite.builder import TfliteBuilder
+from sw_driver.tflite.support import TABLE_OPERATORS
 
 EVERY = np.arange(256).astype(np.uint8).view(np.int8).reshape(1, 16, 16, 1)
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from hw.contract.config import preset
-from sw_driver.compiler.activation_tables import TABLE_OPERATORS
 from sw_driver.oracle import run_oracle_tensors
 from sw_driver.tflite.reader import load_graph
-from sw_driver.tflite.support import check
+from sw_driver.tflite.support import TABLE_OPERATORS, check
 from testbench.random_graphs import SIZES, random_graph
 from testbench.random_tensors import random_activations, random_mask
 
