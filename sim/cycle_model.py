@@ -217,9 +217,13 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
 
 
+#: Commands that read two words at once.
+_PAIRS = (Opcode.ADD, Opcode.MUL)
+
+
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
-    taps = counters["words_read"] // 2 if opcode is Opcode.ADD else counters["words_read"]  # ADD reads two at once
+    taps = counters["words_read"] // 2 if opcode in _PAIRS else counters["words_read"]
     return COSTS.vector + max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
 
 
@@ -256,6 +260,6 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
         kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS
         words = pixels * values["output_blocks"]
         return depthwise(words * lines if kept else 2 * words * lines, words, config)
-    taps = 2 if opcode is Opcode.ADD else values["kernel_height"] * values["kernel_width"]
+    taps = 2 if opcode in _PAIRS else values["kernel_height"] * values["kernel_width"]
     words = pixels * values["output_blocks"]
     return vector(opcode, {"words_read": words * taps, "words_written": words}, config)

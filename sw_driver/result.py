@@ -85,6 +85,8 @@ def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], config
             skipped_weight += (record["skipped_weight"] * config.lanes
                                + record["skipped_weight_last"] * command.last_lanes)
             gated += (command.pixels - record["active_pixels"]) * command.pixel_macs
+        # Spare channels behind a table are not zero points; they meet zero weights.
+        skipped_weight = min(skipped_weight, layer.macs - issued - gated)
     elif layer.macs:  # a depthwise layer skips no activation
         gated = sum((command.pixels - record["active_pixels"]) * command.pixel_macs
                     for command, record in zip(layer.commands, own, strict=True))

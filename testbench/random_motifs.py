@@ -22,6 +22,7 @@ from testbench.random_tensors import (
     random_weights,
     random_zero_point,
 )
+from testbench.random_vector_motifs import VectorMotifs
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class _Window:
     padding: str = "SAME"
 
 
-class GraphGenerator:
+class GraphGenerator(VectorMotifs):
     """One graph, as it grows.
 
     Parameters
@@ -114,7 +115,8 @@ class GraphGenerator:
             if self._chance(0.15):
                 self._add_input_map()
             motifs = [self._plain_conv, self._plain_conv, self._residual, self._residual, self._pool, self._pool,
-                      self._any_add, self._reshape_map, self._any_depthwise, self._any_depthwise]
+                      self._any_add, self._reshape_map, self._any_depthwise, self._any_depthwise,
+                      self._unary, self._unary, self._product, self._together, self._together]
             if gated is not False:
                 motifs += [self._gated] * 3
             count = self._between(1, self._size.motifs)

@@ -3,7 +3,8 @@
 Feature maps, blocked (the rule)
     int8 [y][x][C/L][L]: word (y * width + x) * blocks + b holds channels b*L .. b*L + L-1 of pixel (y, x),
     channel b*L + i in byte i. Where C is not a multiple of L the last block's spare bytes hold the
-    tensor's zero point: they are written so by whoever makes the tensor, and contribute nothing.
+    tensor's zero point: they are written so by whoever makes the tensor, and contribute nothing. (Behind a
+    table they hold anything, and meet zero weights.)
 
 Feature maps, packed (graph inputs with few channels)
     int8 [y][x][C] without spare bytes, padding written out as zero points, so that a kernel row of
@@ -52,6 +53,9 @@ Waves
 from __future__ import annotations
 
 from hw.contract.config import MASK_WORD_BITS, Config
+
+#: Bytes of the table of a TABLE command.
+TABLE_BYTES = 256
 
 #: Taps of a depthwise kernel that are worked on at once: neighbours in a kernel row.
 DEPTHWISE_TAPS = 3

@@ -16,13 +16,14 @@ from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce
 from hw.vector_engine.settings import Settings, decode, window_area
+from hw.vector_engine.table import table_words
 from hw.vector_engine.tap_walk import TapTag, TapWalk
 from hw.vector_engine.window_generator import WindowGenerator
 from hw.vector_engine.word_reader import WordReader
 
 
 class VectorEngine(wiring.Component):
-    """Works on ADD, AVERAGE_POOL, MAX_POOL and DEPTHWISE commands (fields: see hw.contract.commands).
+    """Works on ADD, MUL, AVERAGE_POOL, MAX_POOL, MEAN and DEPTHWISE commands (fields: see hw.contract.commands).
 
     A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps), whichever is more.
     A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
@@ -66,7 +67,6 @@ class VectorEngine(wiring.Component):
         connect(m, pixels.mask, flipped(self.mask))
         connect(m, reader.read_a, flipped(self.read_a))
         connect(m, reader.read_b, flipped(self.read_b))
-        connect(m, depthwise_mac.weights, flipped(self.weights))
         connect(m, post_process.parameters, flipped(self.parameters))
         connect(m, post_process.write, flipped(self.write))
 
@@ -104,6 +104,12 @@ class VectorEngine(wiring.Component):
             busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,
                         depthwise_mac.busy, post_process.busy).any()),
         ]
+        loading, table_there = Signal(), Signal()
+        self._load_table(m, settings, loading, table_there, post_process)
+        m.d.comb += [
+            depthwise_mac.weights.data.eq(self.weights.data),
+            self.weights.address.eq(Mux(loading, settings.table_base + self._table_at, depthwise_mac.weights.address)),
+        ]
         failed = Signal()
         with m.FSM():
             with m.State("IDLE"):
@@ -115,6 +121,8 @@ class VectorEngine(wiring.Component):
             with m.State("CHECK"):
                 with m.If(bad | ((area > config.pool_area) & ~settings.depthwise)):
                     m.next = "FAILED"
+                with m.Elif(settings.table & ~table_there):
+                    m.d.comb += loading.eq(1)
                 with m.Else():
                     m.d.comb += pixels.start.eq(1)
                     m.next = "RUN"
@@ -154,6 +162,22 @@ class VectorEngine(wiring.Component):
             self.progress.eq(read_a | read_b | written | pixels.moved),
         ]
         return m
+
+    def _load_table(self, m: Module, settings, loading: Signal, there: Signal, post_process: PostProcess) -> None:
+        """Read the table's words one after the other while `loading`; `there` when the last one has been written."""
+        words = table_words(self.config)
+        self._table_at = at = Signal(range(words + 1))
+        arriving = Signal()
+        m.d.sync += [
+            arriving.eq(loading & (at != words)),
+            at.eq(Mux(loading, Mux(at == words, at, at + 1), 0)),
+            post_process.table_index.eq(at),
+        ]
+        m.d.comb += [
+            there.eq((at == words) & ~arriving),
+            post_process.table_write.eq(arriving),
+            post_process.table_data.eq(self.weights.data),
+        ]
 
 
 def _route(m: Module, source, target) -> None:

@@ -14,9 +14,13 @@ from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed, un
 from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
 from hw.vector_engine.reduce import Reduced, value_bits
 from hw.vector_engine.settings import Settings
+from hw.vector_engine.table import Table, table_index_bits
 
-#: From a slice of a word to its requantised values, for ADD, which takes longest.
-LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY
+#: From a slice of a word to its values, for ADD, which takes longest.
+LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY + Table.LATENCY
+
+#: Of a product of two operands.
+_MULTIPLY_LATENCY = 2
 
 
 class PostProcess(wiring.Component):
@@ -24,6 +28,7 @@ class PostProcess(wiring.Component):
 
     ADD: (a, b) -> ScaleOperand -> accumulator, bias, with the sum's multiplier. Pools: value * 2^J ->
     accumulator, with the reciprocal of the number of taps (see `reciprocal`); a maximum is divided by one.
+    MUL: a * b -> accumulator. MEAN: value -> accumulator, with a bias and the sum's multiplier.
     DEPTHWISE: value -> accumulator, with bias, multiplier and shift from the parameter memory.
 
     Members
@@ -31,6 +36,7 @@ class PostProcess(wiring.Component):
     settings : Settings, stable while busy.
     result : stream of Reduced; a word is started only when there is room for it behind the pipeline.
     start : a command begins. parameters : the parameter memory.
+    table_write, table_index, table_data : words of the table, before `start`.
     write : feature memory.
     busy : a word was started and not yet accepted by the memory.
     """
@@ -45,6 +51,9 @@ class PostProcess(wiring.Component):
             "settings": In(Settings(config)),
             "result": In(stream.Signature(Reduced(config))),
             "start": In(1),
+            "table_write": In(1),
+            "table_index": In(table_index_bits(config)),
+            "table_data": In(8 * config.weight_word_bytes),
             "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "write": Out(WritePort(config)),
             "busy": Out(1),
@@ -86,9 +95,9 @@ class PostProcess(wiring.Component):
         m.d.sync += [values.eq(result.payload.values[at]), b.eq(result.payload.b[at])]
 
         # ---- reciprocal of the number of taps: its table answers when the slice is in `values` ------------------
-        m.submodules.table = table = Memory(shape=stored_bits(config), depth=config.pool_area,
+        m.submodules.reciprocals = quotients = Memory(shape=stored_bits(config), depth=config.pool_area,
                                             init=reciprocals(config))
-        entry = table.read_port()
+        entry = quotients.read_port()
         divisor = result.payload.divisor
         divisor_bits = Signal(range(len(divisor) + 1), reset_less=True)
         m.d.comb += entry.addr.eq(divisor)
@@ -134,9 +143,13 @@ class PostProcess(wiring.Component):
                 scale.multiplier.eq(settings.constants[f"{name}_multiplier"]),
                 scale.shift.eq(settings.constants[f"{name}_shift"]),
             ]
+        product_valid = delayed(m, valid & settings.multiply, _MULTIPLY_LATENCY, reset_less=False)
+        m.submodules.table = table = Table(config)
+        m.d.comb += [table.write.eq(self.table_write), table.write_index.eq(self.table_index),
+                     table.write_data.eq(self.table_data)]
         m.submodules.requantise = requantise = Requantise(lanes)
         m.d.comb += [
-            requantise.i_valid.eq(Mux(settings.add, scaled_valid, valid)),
+            requantise.i_valid.eq(Mux(settings.add, scaled_valid, Mux(settings.multiply, product_valid, valid))),
             requantise.zero_point.eq(settings.constants.sum_zero_point),
             requantise.minimum.eq(settings.constants.sum_min),
             requantise.maximum.eq(settings.constants.sum_max),
@@ -146,6 +159,26 @@ class PostProcess(wiring.Component):
                 m.d.comb += [
                     requantise.i_accumulator[i].eq(scaled["a"][i]),
                     requantise.i_bias[i].eq(scaled["b"][i]),
+                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
+                    requantise.i_shift[i].eq(settings.constants.sum_shift),
+                ]
+            with m.Elif(settings.multiply):
+                factor_a, factor_b = (Signal(signed(9), name=f"factor_{name}_{i}", reset_less=True) for name in "ab")
+                product = Signal(signed(18), name=f"product_{i}", reset_less=True)
+                m.d.sync += [
+                    factor_a.eq(values[i][:8].as_signed() - settings.constants.a_zero_point),
+                    factor_b.eq(b[i] - settings.constants.b_zero_point),
+                    product.eq(factor_a * factor_b),
+                ]
+                m.d.comb += [
+                    requantise.i_accumulator[i].eq(product),
+                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
+                    requantise.i_shift[i].eq(settings.constants.sum_shift),
+                ]
+            with m.Elif(settings.mean):
+                m.d.comb += [
+                    requantise.i_accumulator[i].eq(values[i]),
+                    requantise.i_bias[i].eq(settings.bias),
                     requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
                     requantise.i_shift[i].eq(settings.constants.sum_shift),
                 ]
@@ -163,15 +196,21 @@ class PostProcess(wiring.Component):
                     requantise.i_shift[i].eq(pool_shift),
                 ]
 
+        m.d.comb += [
+            table.use.eq(settings.table),
+            table.i_valid.eq(requantise.o_valid),
+            table.i_value.eq(requantise.o_value),
+        ]
+
         # ---- slices back to words -----------------------------------------------------------------------------------
         done = Signal(range(slices))
         earlier = Signal(8 * config.lanes, reset_less=True)
         word = Signal(8 * config.lanes)
         m.d.comb += [
-            word.eq(Cat(earlier, requantise.o_value)[8 * lanes:]),
-            words.w_en.eq(requantise.o_valid & (done == slices - 1)),
+            word.eq(Cat(earlier, table.o_value)[8 * lanes:]),
+            words.w_en.eq(table.o_valid & (done == slices - 1)),
             words.w_data.eq(word),
         ]
-        with m.If(requantise.o_valid):
+        with m.If(table.o_valid):
             m.d.sync += [earlier.eq(word), done.eq(Mux(done == slices - 1, 0, done + 1))]
         return m

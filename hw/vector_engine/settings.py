@@ -22,7 +22,8 @@ class Settings(data.StructLayout):
     """What the steps of the engine need to know of a command. Addresses and strides in words, modulo the memory.
 
     add, maximum, depthwise, gated : ADD, MAX_POOL (else sums), DEPTHWISE, Flag.GATED.
-    two_operands : operand b is read too.
+    multiply, mean : MUL, MEAN. two_operands : operand b is read too. table : Flag.TABLE, its words at table_base.
+    bias : of MEAN.
     a_, b_, output_ : base, row_stride and pixel_stride of both operands and of the result.
     kernel_, stride_, pad_, input_ : the window of operand a; ADD has one of 1x1 in an unbounded input.
     constants : of ADD; of the others only those of the sum matter.
@@ -41,6 +42,9 @@ class Settings(data.StructLayout):
             "two_operands": 1,
             "maximum": 1,
             "depthwise": 1,
+            "multiply": 1,
+            "mean": 1,
+            "table": 1,
             "kept": 1,
             "gated": 1,
             **strides,
@@ -57,6 +61,8 @@ class Settings(data.StructLayout):
             "lines": unsigned(3),
             "kernel_lines": unsigned(7),
             "unused_taps": unsigned(2),
+            "table_base": unsigned((config.weight_words - 1).bit_length()),
+            "bias": signed(32),
             "weight_base": unsigned((config.weight_words - 1).bit_length()),
             "parameter_base": unsigned(max(1, (config.parameter_entries - 1).bit_length())),
             "input_zero_point": signed(8),
@@ -86,15 +92,22 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     pool = data.View(command_layout(Opcode.MAX_POOL), payload)
     depthwise = data.View(command_layout(Opcode.DEPTHWISE), payload)
     settings = Signal(Settings(config))
-    is_add, is_depthwise = Signal(), Signal()
+    mean = data.View(command_layout(Opcode.MEAN), payload)
+    is_add, is_depthwise, is_mean = Signal(), Signal(), Signal()  # MUL has the fields of ADD
     m.d.comb += [
-        is_add.eq(add.opcode == Opcode.ADD),
+        is_add.eq((add.opcode == Opcode.ADD) | (add.opcode == Opcode.MUL)),
+        is_mean.eq(add.opcode == Opcode.MEAN),
+        settings.multiply.eq(add.opcode == Opcode.MUL),
+        settings.mean.eq(is_mean),
+        settings.bias.eq(mean.bias),
+        settings.table.eq((add.flags & Flag.TABLE) != 0),
+        settings.table_base.eq(Mux(is_add, add.table_base, Mux(is_depthwise, depthwise.table_base, pool.table_base))),
         is_depthwise.eq(add.opcode == Opcode.DEPTHWISE),
         settings.two_operands.eq(is_add),
         settings.depthwise.eq(is_depthwise),
-        settings.add.eq(is_add),
+        settings.add.eq(add.opcode == Opcode.ADD),
         settings.maximum.eq(add.opcode == Opcode.MAX_POOL),
-        settings.gated.eq(add.flags & Flag.GATED),
+        settings.gated.eq((add.flags & Flag.GATED) != 0),
         settings.b_base.eq(add.b_base),
         settings.b_row_stride.eq(add.b_row_stride),
         settings.b_pixel_stride.eq(add.b_pixel_stride),
@@ -116,9 +129,16 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
             settings.constants.sum_max.eq(pool.output_max),
         ]
 
+    with m.If(is_mean):
+        m.d.comb += [
+            settings.constants.sum_zero_point.eq(mean.output_zero_point),
+            settings.constants.sum_multiplier.eq(mean.multiplier),
+            settings.constants.sum_shift.eq(mean.shift),
+        ]
     _decode_depthwise(m, settings, is_depthwise, depthwise)
 
-    is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL)
+    is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL) | is_mean
+    bad_mean = (mean.shift > 31) | (mean.shift < -31) | mean.multiplier[MULTIPLIER_BITS]
     at_least_one = ("output_rows", "output_width", "output_blocks", "kernel_height", "kernel_width", "stride_y",
                     "stride_x", "input_height", "input_width")
     shifts = [settings.constants[f"{name}_shift"] for name in ("a", "b", "sum")]
@@ -134,7 +154,8 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     bad = Signal()
     m.d.comb += bad.eq(
         Cat(*(settings[name] == 0 for name in at_least_one)).any()
-        | (add.flags & ~Flag.GATED.value & 0xFF).any()
+        | (add.flags & ~(Flag.GATED | Flag.TABLE).value & 0xFF).any()
+        | (is_mean & bad_mean)
         | ~(is_add | is_pool | is_depthwise)
         | (is_depthwise & bad_depthwise)
         | (is_add & bad_add)

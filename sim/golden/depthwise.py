@@ -12,6 +12,7 @@ from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_LINE_WORDS, DEPT
 from sim.golden.addressing import active_pixels, input_columns, input_rows, input_taps, output_words
 from sim.golden.memory import OnChip
 from sim.golden.numerics import requantise
+from sim.golden.vector import through_table
 
 _CHUNK_ELEMENTS = 1 << 22
 
@@ -47,7 +48,7 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> tuple[dict
         results[part] = requantise(accumulators, bias, multiplier, shift, values["output_zero_point"],
                                    values["output_min"], values["output_max"])
     words = output_words(values, y, x, config.feature_words)
-    memory.feature[words] = results
+    memory.feature[words] = through_table(values, memory, results)
     read, steps = fetches(values, y, x)
     counters = {"active_pixels": len(y), "words_read": read * blocks, "words_written": words.size}
     return counters, steps * blocks

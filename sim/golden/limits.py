@@ -96,13 +96,16 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     elif opcode is Opcode.CONV:
         _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD)
         _convolution(opcode, values, config)
-    elif opcode is Opcode.ADD:
-        _flags(opcode, values, Flag.GATED)
+    elif opcode in (Opcode.ADD, Opcode.MUL):
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _addition(opcode, values)
         _output(opcode, values)
-    elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL):
-        _flags(opcode, values, Flag.GATED)
+    elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL, Opcode.MEAN):
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _pool(opcode, values, config)
+        if opcode is Opcode.MEAN:
+            _require(opcode, values, "multiplier", 0, (1 << 31) - 1)
+            _require(opcode, values, "shift", -31, 31)
     elif opcode is Opcode.DEPTHWISE:
-        _flags(opcode, values, Flag.GATED)
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _depthwise(opcode, values)

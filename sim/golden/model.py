@@ -150,8 +150,11 @@ class Golden:
             counters, steps = depthwise.run(values, self.memory, self.config)
             return Executed(command, counters, cycle_model.depthwise(steps, counters["words_written"], self.config))
         if command.engine is Engine.VECTOR:
-            counters = (vector.add(values, self.memory, self.config) if opcode is Opcode.ADD
-                        else vector.pool(opcode, values, self.memory, self.config))
+            if opcode in (Opcode.ADD, Opcode.MUL):
+                run = vector.add if opcode is Opcode.ADD else vector.multiply
+                counters = run(values, self.memory, self.config)
+            else:
+                counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
         space, length = Space(values["space"]), values["length"]
         if opcode is Opcode.LOAD:

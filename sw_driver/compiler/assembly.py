@@ -9,7 +9,17 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
-from sw_driver.compiler.layers import AddLayer, ConvLayer, DepthwiseLayer, FeatureMap, Layer, Mask, PoolLayer
+from sw_driver.compiler.layers import (
+    AddLayer,
+    ConvLayer,
+    CopyLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    Layer,
+    Mask,
+    MulLayer,
+    PoolLayer,
+)
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
@@ -112,9 +122,15 @@ class Assembly:
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._plan.stripes[layer].rows if layer in self._plan.stripes else layer.output.height
+        table = None if layer.table is None else self.transfers.stream(layer.table.tobytes(), Space.WEIGHT)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
+            at = len(self.transfers.instructions)
             self._compute(layer, stripe, mask, stream)
+            if table is not None:
+                for instruction in self.transfers.instructions[at:]:
+                    if instruction.layer is layer:
+                        instruction.set_table(table)
             self._store_stripe(layer, stripe)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
@@ -131,6 +147,11 @@ class Assembly:
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
                 instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
+        elif isinstance(layer, CopyLayer):
+            commands = [self._writer.copy(layer, stripe, piece) for piece in layer.pieces]
+            instructions += [command for command in commands if command is not None]
+        elif isinstance(layer, MulLayer):
+            instructions.append(self._writer.product(layer, stripe, mask))
         elif isinstance(layer, AddLayer):
             instructions.append(self._writer.addition(layer, stripe, mask))
         elif isinstance(layer, PoolLayer):

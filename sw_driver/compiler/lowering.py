@@ -27,12 +27,13 @@ from sw_driver.compiler.quantisation import (
     add_parameters,
     output_multipliers,
 )
+from sw_driver.compiler.vector_lowering import VectorLowering
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
-from sw_driver.tflite.support import HOST_OPERATORS
+from sw_driver.tflite.support import HOST_OPERATORS, TABLE_OPERATORS
 
 
-class Lowering:
+class Lowering(VectorLowering):
     """Lowers `graph` for `config`.
 
     Members, after construction
@@ -51,6 +52,8 @@ class Lowering:
         handlers = {
             "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
             "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
+            "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad, "CONCATENATION": self.concatenation,
+            "RESIZE_NEAREST_NEIGHBOR": self.resize, **dict.fromkeys(TABLE_OPERATORS, self.unary),
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
         }
         for operator in graph.operators:
@@ -101,9 +104,6 @@ class Lowering:
         return wanted
 
     # ---- layers -------------------------------------------------------------------------------
-
-    def _name(self, operator: Operator) -> str:
-        return operator.name or f"{operator.op.lower()}_{operator.index}"
 
     def _clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
         activation = operator.options["activation"]
@@ -169,7 +169,7 @@ class Lowering:
         multipliers, shifts = output_multipliers(x.scale, weights.scales, output.scale, outputs)
         low, high = self._clamp(operator, output)
         self.layers.append(DepthwiseLayer(
-            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
             multipliers=multipliers, shifts=shifts, input_zero_point=x.zero_point,
             output_zero_point=output.zero_point, output_min=low, output_max=high))
@@ -181,7 +181,7 @@ class Lowering:
         filters = np.zeros((channels * times, 1, 1, channels), np.int8)
         filters[np.arange(channels * times), 0, 0, np.arange(channels * times) // times] = 1
         filters = _spread(filters, self.views.channel_positions(operand, channels), operand.blocks * self.config.lanes)
-        name = f"{self._name(operator)}/channels"
+        name = f"{self._called(operator)}/channels"
         copies = self.views.extra(x, name, operand.height, operand.width, channels * times)
         ones = np.ones(channels * times, np.int64)
         self.layers.append(ConvLayer(
@@ -230,7 +230,7 @@ class Lowering:
         x = self.graph.tensors[operator.inputs[0]]
         low, high = self._clamp(operator, output)
         self.layers.append(ConvLayer(
-            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
             multipliers=multipliers[0], shifts=multipliers[1], input_zero_point=x.zero_point,
             output_zero_point=output.zero_point, output_min=low, output_max=high, last_lanes=last_lanes,
@@ -250,7 +250,7 @@ class Lowering:
         except (KeyError, ValueError) as error:
             raise CompileError(f"{operator}: {error}") from None
         self.layers.append(AddLayer(
-            name=self._name(operator), op="ADD", shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op="ADD", shape=output.shape, operators=[operator.index],
             output=self.views.make(output), a=self.views.operand(a, *size), b=self.views.operand(b, *size),
             parameters=parameters))
 
@@ -266,7 +266,7 @@ class Lowering:
         geometry, _ends = _geometry(options, kernel, (1, 1), (height, width), (output_height, output_width))
         low, high = self._clamp(operator, output)
         self.layers.append(PoolLayer(
-            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=self.views.operand(x, height, width, channels), geometry=geometry,
             average=operator.op == "AVERAGE_POOL_2D", output_min=low, output_max=high))
 
@@ -285,7 +285,7 @@ class Lowering:
                                    "output's shape")
         size = height, width, channels
         self.layers.append(SelectLayer(
-            name=self._name(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
             output=self.views.make(output), select=Mask(self.views.root(condition.index), False, height, width),
             a=self.views.operand(a, *size), b=self.views.operand(b, *size)))
 
