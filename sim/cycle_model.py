@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import Flag, Opcode, Space
 from hw.contract.config import Config
+from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Costs:
     conv_end: int = 16  #: the last accumulators taken until the last word is written
     conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 33  #: a vector command, but the steps of its words
+    depthwise: int = 45  #: a DEPTHWISE command, but its steps
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
@@ -215,10 +217,19 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
 
 
+#: Commands that read two words at once.
+_PAIRS = (Opcode.ADD, Opcode.MUL)
+
+
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
-    taps = counters["words_read"] // 2 if opcode is Opcode.ADD else counters["words_read"]  # ADD reads two at once
+    taps = counters["words_read"] // 2 if opcode in _PAIRS else counters["words_read"]
     return COSTS.vector + max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
+
+
+def depthwise(steps: int, words_written: int, config: Config) -> int:
+    """Cycles of a DEPTHWISE command from its steps (see `golden.depthwise.fetches`) and the words it writes."""
+    return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
 
 
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
@@ -244,6 +255,11 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
         return expected(config, pixels=pixels, kernel_tiles=taps * values["input_blocks"],
                         output_blocks=values["output_blocks"], unrolling=values["unrolling"],
                         density=density, lanes_per_word=lanes)
-    taps = 2 if opcode is Opcode.ADD else values["kernel_height"] * values["kernel_width"]
+    if opcode is Opcode.DEPTHWISE:
+        lines = values["kernel_height"] * depthwise_lines(values["kernel_width"])
+        kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS
+        words = pixels * values["output_blocks"]
+        return depthwise(words * lines if kept else 2 * words * lines, words, config)
+    taps = 2 if opcode in _PAIRS else values["kernel_height"] * values["kernel_width"]
     words = pixels * values["output_blocks"]
     return vector(opcode, {"words_read": words * taps, "words_written": words}, config)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 
 #: Version of the command set, the layouts and the program image. Any change to one of them raises it.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: Largest kernel side of a convolution (design, section 4.2).
 KERNEL_MAX = 16
@@ -148,6 +148,11 @@ class Config:
     def wave_pixels(self) -> int:
         """Most pixels in a wave: rows x pixels_per_row (fewer when channel blocks share the rows)."""
         return self.rows * self.pixels_per_row
+
+    @property
+    def weight_ways(self) -> int:
+        """Ways of the weight decoder: compressed weights that it decodes per cycle at best."""
+        return min(self.lanes, 2 * self.rows)
 
     @property
     def hash(self) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
 from hw.contract.config import FORMAT_VERSION, Config
-from hw.contract.registers import Error, Window
+from hw.contract.registers import Error, Permission, Window
 from sim import cycle_model
-from sim.golden import conv, limits, vector
+from sim.golden import conv, depthwise, limits, vector
 from sim.golden.memory import DeviceError, External, OnChip, Windows
 from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
@@ -146,15 +146,22 @@ class Golden:
             cycles = (cycle_model.convolution(done.work, self.config) if self.timing
                       else cycle_model.expected_command(opcode, values, self.config))
             return Executed(command, done.counters, cycles)
+        if opcode is Opcode.DEPTHWISE:
+            counters, steps = depthwise.run(values, self.memory, self.config)
+            return Executed(command, counters, cycle_model.depthwise(steps, counters["words_written"], self.config))
         if command.engine is Engine.VECTOR:
-            counters = (vector.add(values, self.memory, self.config) if opcode is Opcode.ADD
-                        else vector.pool(opcode, values, self.memory, self.config))
+            if opcode in (Opcode.ADD, Opcode.MUL):
+                run = vector.add if opcode is Opcode.ADD else vector.multiply
+                counters = run(values, self.memory, self.config)
+            else:
+                counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
         space, length = Space(values["space"]), values["length"]
         if opcode is Opcode.LOAD:
             data = self.windows.read(values["window"], values["offset"], length)
             self.memory.write(space, values["address"], data)
         else:
+            self.windows.check(values["window"], values["offset"], length, Permission.WRITE)  # before 4 GiB are read
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
         return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))

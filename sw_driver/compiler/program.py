@@ -14,7 +14,7 @@ from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
-from sw_driver.compiler.fusing import drop_unused, fuse_additions, share_in_place
+from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, share_in_place
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
@@ -77,6 +77,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
         wanted.setdefault(lowering.views.maps[lowering.views.root(tensor)], []).append(tensor)
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
+    layers = fuse_tables(layers, set(wanted))
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
     assembly = Assembly(graph, config, layers, wanted)

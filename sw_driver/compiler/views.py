@@ -63,6 +63,10 @@ class Views:
         self.maps[tensor.index] = feature_map
         return feature_map
 
+    def extra(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
+        """A feature map that no tensor stands for, made from `tensor`."""
+        return self._blocked(tensor, name, height, width, channels)
+
     def _blocked(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
         lanes = self.config.lanes
         count = blocks(channels, lanes)
