@@ -78,7 +78,7 @@ that stands for it, for instance an `Instance` of a macro wired to the signals o
 leaves to inference it returns `memory.elaborate(None)`.""",
         "## Checks",
         """\
-- `verilator --lint-only -Wall lacuna.vlt lacuna.v` says nothing; the waivers in `lacuna.vlt` give their reasons.
+- `verilator --lint-only -Wall lacuna.vlt lacuna.v` says nothing; `lacuna.vlt` says what is waived, and why.
 - `manifest.json` has the SHA-256 of every file, and the versions of the tools that wrote them.
 - `lacuna.sdc` says what the design expects of timing; `lacuna.core` is for FuseSoC, `lacuna.f` for everything else.""",
     ]) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 import subprocess
@@ -16,7 +15,7 @@ from hw.contract.config import FORMAT_VERSION, PRESETS
 from hw.contract.registers import ID, REGISTERS, Access, Control, Error, Permission, Status, Window
 from hw.delivery.__main__ import deliver
 from hw.delivery.c_header import registers_header
-from hw.delivery.flow_files import constraints, core_file, lint_waivers
+from hw.delivery.flow_files import constraints, core_file
 from hw.delivery.integration_page import instantiation
 from hw.delivery.interface import VerilogPort
 from hw.delivery.register_fields import bit_fields, member_docs, offsets, reset_value
@@ -136,13 +135,6 @@ def test_instantiation_names_every_port() -> None:
     ports = [VerilogPort("clk", "input", 1), VerilogPort("m_axi_awaddr", "output", 32)]
     assert instantiation(ports) == (
         "lacuna u_lacuna (\n    .clk          (soc_clk),\n    .m_axi_awaddr (soc_m_axi_awaddr)\n);")
-
-
-def test_every_waiver_has_a_reason() -> None:
-    lines = lint_waivers().splitlines()
-    for before, line in itertools.pairwise(lines):
-        if line.startswith("lint_off"):
-            assert before.startswith("// ")
 
 
 @pytest.mark.slow
