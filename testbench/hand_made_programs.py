@@ -23,10 +23,10 @@ Command = tuple[Opcode, Mapping[str, int]]
 
 #: Where Host puts the windows: byte address and bytes.
 PLACES = {
-    Window.IMAGE: (0x1000, 0x8000),
+    Window.IMAGE: (0x1000, 0xC000),
     Window.INPUT: (0x1_0000, 0x1000),
     Window.OUTPUT: (0x1_2000, 0x1000),
-    Window.RECORD: (0x1_4000, 0x4000),
+    Window.RECORD: (0x1_4000, 0x8000),
 }
 PERMISSIONS = {
     Window.IMAGE: Permission.READ, Window.INPUT: Permission.READ,

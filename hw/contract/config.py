@@ -150,6 +150,11 @@ class Config:
         return self.rows * self.pixels_per_row
 
     @property
+    def weight_ways(self) -> int:
+        """Ways of the weight decoder: compressed weights that it decodes per cycle at best."""
+        return min(self.lanes, 2 * self.rows)
+
+    @property
     def hash(self) -> int:
         """32-bit hash of every size and of FORMAT_VERSION: what an image was built for."""
         fields = dataclasses.asdict(self)

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "digits.tflite"
 
 
-def _lacuna(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+def _lacuna(*arguments: object, cwd: Path, **options: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     program = "import sys; from sw_driver.command_line import main; sys.exit(main())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}  # type: ignore[dict-item]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}
     return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=cwd, env=environment,
                           capture_output=True, text=True, check=False, timeout=60)
 
