@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.commands import COMMAND_BYTES, COUNTERS, Engine, Opcode, fields
-from hw.contract.config import Config
+from hw.contract.config import MASK_WORD_BITS, Config
 
 #: Cycles from an accepted read request of the feature memory to its data.
 READ_LATENCY = 2
@@ -38,6 +38,17 @@ class MemoryWrite(wiring.Signature):
     def __init__(self, depth: int, data_bits: int):
         super().__init__({
             "enable": Out(1), "address": Out(max(1, (depth - 1).bit_length())), "data": Out(data_bits),
+        })
+
+
+class MaskWrite(wiring.Signature):
+    """A write of a mask word by an engine, which the load engine may delay."""
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(data.StructLayout({
+                "address": unsigned((config.mask_words - 1).bit_length()), "data": unsigned(MASK_WORD_BITS),
+            }))),
         })
 
 

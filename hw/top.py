@@ -8,11 +8,12 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.bus.axi import AXI4, AXI4Lite
 from hw.bus.master import BusMaster
-from hw.contract.config import MASK_WORD_BITS, Config
+from hw.contract.config import Config
 from hw.conv_engine.engine import ConvEngine
 from hw.feature_memory import FeatureMemory
 from hw.load_engine import LoadEngine
 from hw.local_memory import LocalMemory
+from hw.mask_memory import MaskMemory
 from hw.register_block import RegisterBlock
 from hw.sequencer.sequencer import Sequencer
 from hw.store_engine import StoreEngine
@@ -68,7 +69,7 @@ class Lacuna(wiring.Component):
         m.submodules.maps = maps = LocalMemory(config.map_entries, 64)
         m.submodules.parameters = parameters = LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes,
                                                              readers=2)
-        m.submodules.masks = masks = LocalMemory(config.mask_words, MASK_WORD_BITS, readers=2)
+        m.submodules.masks = masks = MaskMemory(config)
         connect(m, load.weight, weights.write)
         connect(m, load.map, maps.write)
         connect(m, load.parameter, parameters.write)
@@ -78,6 +79,7 @@ class Lacuna(wiring.Component):
         connect(m, conv.parameters, parameters.read_0)
         connect(m, conv.mask, masks.read_0)
         connect(m, vector.mask, masks.read_1)
+        connect(m, vector.decisions, masks.decisions)
         connect(m, vector.weights, weights.read_1)
         connect(m, vector.parameters, parameters.read_1)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import Flag, Opcode, Space
 from hw.contract.config import Config
-from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines
+from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Costs:
     conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 33  #: a vector command, but the steps of its words
     depthwise: int = 45  #: a DEPTHWISE command, but its steps
+    dilate: int = 8  #: a DILATE command, but its steps
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
@@ -255,6 +256,9 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
         return expected(config, pixels=pixels, kernel_tiles=taps * values["input_blocks"],
                         output_blocks=values["output_blocks"], unrolling=values["unrolling"],
                         density=density, lanes_per_word=lanes)
+    if opcode is Opcode.DILATE:
+        words = values["input_height"] * mask_row_words(values["input_width"])
+        return COSTS.dilate + words * (1 + values["kernel_height"] * (1 + 3 * values["kernel_width"]))
     if opcode is Opcode.DEPTHWISE:
         lines = values["kernel_height"] * depthwise_lines(values["kernel_width"])
         kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS

@@ -12,6 +12,7 @@ import numpy as np
 from hw.contract.config import PRESETS
 from hw.contract.layouts import blocks, mask_row_words
 from sw_driver.tflite.builder import TfliteBuilder
+from sw_driver.tflite.support import COMPARISONS
 from testbench.random_tensors import (
     random_activation,
     random_activations,
@@ -322,6 +323,21 @@ class GraphGenerator(VectorMotifs):
         self._masks.append(mask)
         return mask
 
+    def _decision(self, x: int) -> int:
+        """A mask that the network decides: a convolution to one channel, compared with a constant."""
+        kernel = self._pick([(1, 1), (3, 3)])
+        score = self._conv(x, _Window(kernel), 1, (random_scale(self._rng), random_zero_point(self._rng)))
+        height, width = self.builder.shape(x)[1:3]
+        self.largest_mask = max(self.largest_mask, 2 * height * mask_row_words(width))
+        same = self._chance(0.5)
+        scale = self.builder.scale(score) if same else random_scale(self._rng)
+        zero_point = self.builder.zero_point(score) if same else random_zero_point(self._rng)
+        level = np.array([self._between(-128, 127)] if self._chance(0.3) else [zero_point], np.int8)
+        bound = self.builder.add_constant(f"bound_{score}", level.reshape(self._pick([(), (1,), (1, 1, 1, 1)])),
+                                          scale=scale, zero_point=zero_point)
+        op = self._pick(COMPARISONS)
+        return self.builder.add_comparison(op, *((bound, score) if self._chance(0.3) else (score, bound)))
+
     def _gated(self, x: int, nested: bool = False) -> int:
         """y = SELECT_V2(mask, branch(x), skip); the branch has one to three convolutions, maybe a stride."""
         _batch, height, width, channels = self.builder.shape(x)
@@ -347,7 +363,7 @@ class GraphGenerator(VectorMotifs):
         branch = self._end_of_branch(branch, skip, quantisation)
         if not self._chance(0.2):  # most often nobody else reads what the branch computes
             del self._maps[kept:]
-        mask = self._mask((*self.builder.shape(branch)[:3], 1))
+        mask = self._decision(skip) if self._chance(0.5) else self._mask((*self.builder.shape(branch)[:3], 1))
         operands = (skip, branch) if self._chance(0.12) else (branch, skip)
         return self._note(self.builder.add_select_v2(mask, *operands), *operands)
 

@@ -84,6 +84,11 @@ class Bench:
                     taken.add(bank)
                     moved = True
                 arriving[port].append(self.memory[word].tobytes() if accepted else None)
+            decision = dut.decisions.request
+            ready = bool(self.rng.random() >= chance[dut.write])
+            ctx.set(decision.ready, ready)
+            if ready and ctx.get(decision.valid):
+                self.masks[ctx.get(decision.payload.address)] = ctx.get(decision.payload.data)
             ready = bool(self.rng.random() >= chance[dut.write])
             ctx.set(dut.write.request.ready, ready)
             if ready and ctx.get(dut.write.request.valid):

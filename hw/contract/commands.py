@@ -52,6 +52,8 @@ class Opcode(enum.IntEnum):
     DEPTHWISE = 0x33
     MUL = 0x34
     MEAN = 0x35
+    DECIDE = 0x36
+    DILATE = 0x37
 
 
 #: The engine that an opcode is for; BEGIN and END are the sequencer's own.
@@ -65,6 +67,8 @@ ENGINE_OF: dict[Opcode, Engine] = {
     Opcode.DEPTHWISE: Engine.VECTOR,
     Opcode.MUL: Engine.VECTOR,
     Opcode.MEAN: Engine.VECTOR,
+    Opcode.DECIDE: Engine.VECTOR,
+    Opcode.DILATE: Engine.VECTOR,
 }
 
 
@@ -155,7 +159,8 @@ _OUTPUT = (
     Field("output_rows", 16, "output rows computed; at least 1"),
     Field("output_width", 16, "output pixels in a row; at least 1"),
     Field("output_blocks", 16, "output channel blocks computed; at least 1"),
-    Field("mask_base", 16, "GATED: mask word of pixel (output_y, 0); a row takes ceil(output_width / 64) words"),
+    Field("mask_base", 16, "GATED, DILATE; written by DECIDE: mask word of pixel (output_y, 0); a row takes "
+                           "ceil(output_width / 64) words"),
 )
 
 # Where input pixel (y, x), block b lies: input_base + y * input_row_stride + x * input_pixel_stride + b,
@@ -268,6 +273,23 @@ _DEPTHWISE = (
     _TABLE,
 )
 
+# One mask bit for each output pixel, written from mask_base on: whether the largest value of channel 0 in its window
+# is at least `bound`. Bits past the end of a row are zero. Nothing goes to the output in the feature memory.
+_DECIDE = (
+    *_INPUT,
+    *_OUTPUT,
+    Field("bound", 16, "smallest value that sets the bit", signed=True),
+    Field("invert", 8, "1: the bit is set where it would be clear, and the other way round"),
+)
+
+# The mask of a convolution's output, output_rows x output_width, becomes that of its input, input_height x
+# input_width: the pixels that some active output pixel reads. Strides are 1 or 2.
+_DILATE = (
+    *_INPUT,
+    *_OUTPUT,
+    Field("target_base", 16, "mask word of input pixel (0, 0)"),
+)
+
 #: Fields after the header, by opcode, packed one after the other from byte 8; the rest is zero.
 #: In pooling commands, MEAN included, kernel_height and kernel_width go up to 255 with at most Config.pool_area pixels
 #: together; dilation is 1. Every window of a pool holds at least one input pixel.
@@ -283,6 +305,8 @@ BODY: dict[Opcode, tuple[Field, ...]] = {
     Opcode.DEPTHWISE: _DEPTHWISE,
     Opcode.MUL: _ADD,
     Opcode.MEAN: _MEAN,
+    Opcode.DECIDE: _DECIDE,
+    Opcode.DILATE: _DILATE,
 }
 
 
@@ -353,7 +377,7 @@ COUNTERS: dict[Engine, tuple[tuple[str, str], ...]] = {
         ("stalled_drain", "row-cycles in which an activation word waited for a free accumulator bank"),
     ),
     Engine.VECTOR: (
-        ("active_pixels", "output pixels computed"),
+        ("active_pixels", "output pixels computed; DECIDE: bits set; DILATE: 0"),
         ("words_read", "feature memory words read"),
         ("words_written", "feature memory words written"),
     ),

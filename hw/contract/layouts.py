@@ -57,6 +57,9 @@ from hw.contract.config import MASK_WORD_BITS, Config
 #: Bytes of the table of a TABLE command.
 TABLE_BYTES = 256
 
+#: Largest stride that a mask is dilated through.
+DILATE_STRIDE_MAX = 2
+
 #: Taps of a depthwise kernel that are worked on at once: neighbours in a kernel row.
 DEPTHWISE_TAPS = 3
 

@@ -9,9 +9,11 @@ from amaranth.lib.wiring import Out, connect, flipped
 from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
-from hw.ports import ERROR_LAYOUT, EnginePort, MemoryRead, ReadPort, WritePort
+from hw.ports import ERROR_LAYOUT, EnginePort, MaskWrite, MemoryRead, ReadPort, WritePort
+from hw.vector_engine.decide import Decide
 from hw.vector_engine.depthwise_mac import DepthwiseMac
 from hw.vector_engine.depthwise_walk import DepthwiseWalk, LineTag
+from hw.vector_engine.dilate import Dilate
 from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce
@@ -23,7 +25,7 @@ from hw.vector_engine.word_reader import WordReader
 
 
 class VectorEngine(wiring.Component):
-    """Works on ADD, MUL, AVERAGE_POOL, MAX_POOL, MEAN and DEPTHWISE commands (fields: see hw.contract.commands).
+    """Works on all vector commands (fields: see hw.contract.commands).
 
     A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps), whichever is more.
     A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
@@ -33,6 +35,7 @@ class VectorEngine(wiring.Component):
     -------
     engine : EnginePort: commands, counters, error.
     read_a, read_b : operands; only ADD uses read_b. write : results. All feature memory words of L int8.
+    decisions : writes to the mask memory.
     mask, weights, parameters : the private memories, data in the cycle after the address.
     progress : something moved in this cycle: a word was read or written, or a mask word passed.
     """
@@ -45,6 +48,7 @@ class VectorEngine(wiring.Component):
             "read_b": Out(ReadPort(config)),
             "write": Out(WritePort(config)),
             "mask": Out(MemoryRead(config.mask_words, MASK_WORD_BITS)),
+            "decisions": Out(MaskWrite(config)),
             "weights": Out(MemoryRead(config.weight_words, 8 * config.weight_word_bytes)),
             "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "progress": Out(1),
@@ -61,10 +65,11 @@ class VectorEngine(wiring.Component):
         m.submodules.reader = reader = WordReader(config, tag_bits)
         m.submodules.reduce = reduce = Reduce(config, tag_bits)
         m.submodules.depthwise_mac = depthwise_mac = DepthwiseMac(config, tag_bits)
+        m.submodules.decide = decide = Decide(config)
+        m.submodules.dilate = dilate = Dilate(config)
         m.submodules.post_process = post_process = PostProcess(config)
 
         connect(m, pixels.item, windows.item)
-        connect(m, pixels.mask, flipped(self.mask))
         connect(m, reader.read_a, flipped(self.read_a))
         connect(m, reader.read_b, flipped(self.read_b))
         connect(m, post_process.parameters, flipped(self.parameters))
@@ -87,8 +92,21 @@ class VectorEngine(wiring.Component):
             _route(m, windows.window, taps.window)
             _route(m, taps.fetch, reader.fetch)
             _route(m, reader.words, reduce.words)
-            _route(m, reduce.result, post_process.result)
+            with m.If(settings.decide):
+                _route(m, reduce.result, decide.result)
+            with m.Else():
+                _route(m, reduce.result, post_process.result)
+        with m.If(settings.dilate):
+            _route(m, dilate.write.request, self.decisions.request)
+        with m.Else():
+            _route(m, decide.write.request, self.decisions.request)
         m.d.comb += [
+            self.mask.address.eq(Mux(settings.dilate, dilate.mask.address, pixels.mask.address)),
+            pixels.mask.data.eq(self.mask.data),
+            dilate.mask.data.eq(self.mask.data),
+            decide.settings.eq(settings),
+            decide.start.eq(pixels.start),
+            dilate.settings.eq(settings),
             pixels.settings.eq(settings),
             windows.settings.eq(settings),
             windows.start.eq(pixels.start),
@@ -102,7 +120,7 @@ class VectorEngine(wiring.Component):
             reduce.maximum.eq(settings.maximum),
             post_process.settings.eq(settings),
             busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,
-                        depthwise_mac.busy, post_process.busy).any()),
+                        depthwise_mac.busy, post_process.busy, decide.busy, dilate.busy).any()),
         ]
         loading, table_there = Signal(), Signal()
         self._load_table(m, settings, loading, table_there, post_process)
@@ -119,10 +137,13 @@ class VectorEngine(wiring.Component):
             with m.State("DECODE"):  # the product of the kernel's sides takes a cycle longer
                 m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If(bad | ((area > config.pool_area) & ~settings.depthwise)):
+                with m.If(bad | ((area > config.pool_area) & ~settings.depthwise & ~settings.dilate)):
                     m.next = "FAILED"
                 with m.Elif(settings.table & ~table_there):
                     m.d.comb += loading.eq(1)
+                with m.Elif(settings.dilate):
+                    m.d.comb += dilate.start.eq(1)
+                    m.next = "RUN"
                 with m.Else():
                     m.d.comb += pixels.start.eq(1)
                     m.next = "RUN"
@@ -149,17 +170,18 @@ class VectorEngine(wiring.Component):
         counters = Signal(self.engine.counters.shape())
         read_a, read_b = accepted(self.read_a.request), accepted(self.read_b.request)
         written = accepted(self.write.request)
-        with m.If(pixels.start):
+        with m.If(pixels.start | dilate.start):
             m.d.sync += counters.as_value().eq(0)
         with m.Else():
             m.d.sync += [
-                counters.active_pixels.eq(counters.active_pixels + windows.active),
+                counters.active_pixels.eq(counters.active_pixels
+                                          + Mux(settings.decide, decide.active, windows.active)),
                 counters.words_read.eq(counters.words_read + (read_a + read_b)),
                 counters.words_written.eq(counters.words_written + written),
             ]
         m.d.comb += [
             self.engine.counters.eq(counters),
-            self.progress.eq(read_a | read_b | written | pixels.moved),
+            self.progress.eq(read_a | read_b | written | pixels.moved | dilate.busy),
         ]
         return m
 

@@ -23,7 +23,7 @@ class Settings(data.StructLayout):
 
     add, maximum, depthwise, gated : ADD, MAX_POOL (else sums), DEPTHWISE, Flag.GATED.
     multiply, mean : MUL, MEAN. two_operands : operand b is read too. table : Flag.TABLE, its words at table_base.
-    bias : of MEAN.
+    bias : of MEAN. decide, bound, invert : DECIDE. dilate, target_base : DILATE.
     a_, b_, output_ : base, row_stride and pixel_stride of both operands and of the result.
     kernel_, stride_, pad_, input_ : the window of operand a; ADD has one of 1x1 in an unbounded input.
     constants : of ADD; of the others only those of the sum matter.
@@ -45,6 +45,11 @@ class Settings(data.StructLayout):
             "multiply": 1,
             "mean": 1,
             "table": 1,
+            "decide": 1,
+            "dilate": 1,
+            "bound": signed(16),
+            "invert": 1,
+            "target_base": unsigned((config.mask_words - 1).bit_length()),
             "kept": 1,
             "gated": 1,
             **strides,
@@ -93,8 +98,13 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     depthwise = data.View(command_layout(Opcode.DEPTHWISE), payload)
     settings = Signal(Settings(config))
     mean = data.View(command_layout(Opcode.MEAN), payload)
+    decide = data.View(command_layout(Opcode.DECIDE), payload)
+    dilate = data.View(command_layout(Opcode.DILATE), payload)
     is_add, is_depthwise, is_mean = Signal(), Signal(), Signal()  # MUL has the fields of ADD
+    is_decide, is_dilate = Signal(), Signal()
     m.d.comb += [
+        is_decide.eq(add.opcode == Opcode.DECIDE),
+        is_dilate.eq(add.opcode == Opcode.DILATE),
         is_add.eq((add.opcode == Opcode.ADD) | (add.opcode == Opcode.MUL)),
         is_mean.eq(add.opcode == Opcode.MEAN),
         settings.multiply.eq(add.opcode == Opcode.MUL),
@@ -106,7 +116,12 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
         settings.two_operands.eq(is_add),
         settings.depthwise.eq(is_depthwise),
         settings.add.eq(add.opcode == Opcode.ADD),
-        settings.maximum.eq(add.opcode == Opcode.MAX_POOL),
+        settings.maximum.eq((add.opcode == Opcode.MAX_POOL) | is_decide),
+        settings.decide.eq(is_decide),
+        settings.bound.eq(decide.bound),
+        settings.invert.eq(decide.invert),
+        settings.dilate.eq(is_dilate),
+        settings.target_base.eq(dilate.target_base),
         settings.gated.eq((add.flags & Flag.GATED) != 0),
         settings.b_base.eq(add.b_base),
         settings.b_row_stride.eq(add.b_row_stride),
@@ -137,7 +152,7 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
         ]
     _decode_depthwise(m, settings, is_depthwise, depthwise)
 
-    is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL) | is_mean
+    is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL) | is_mean | is_decide
     bad_mean = (mean.shift > 31) | (mean.shift < -31) | mean.multiplier[MULTIPLIER_BITS]
     at_least_one = ("output_rows", "output_width", "output_blocks", "kernel_height", "kernel_width", "stride_y",
                     "stride_x", "input_height", "input_width")
@@ -156,8 +171,11 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
         Cat(*(settings[name] == 0 for name in at_least_one)).any()
         | (add.flags & ~(Flag.GATED | Flag.TABLE).value & 0xFF).any()
         | (is_mean & bad_mean)
-        | ~(is_add | is_pool | is_depthwise)
-        | (is_depthwise & bad_depthwise)
+        | ~(is_add | is_pool | is_depthwise | is_dilate)
+        | ((is_depthwise | is_dilate) & bad_depthwise)
+        | ((is_decide | is_dilate) & (add.flags != 0))
+        | (is_decide & ((pool.output_blocks != 1) | (decide.invert > 1)))
+        | (is_dilate & ((pool.stride_y > 2) | (pool.stride_x > 2)))
         | (is_add & bad_add)
         | (is_pool & bad_pool)
     )

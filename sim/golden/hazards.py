@@ -17,6 +17,7 @@ from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines
 from hw.contract.registers import Window
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
+from sim.golden.masks import target_words
 from sim.golden.memory import entry_bytes, entry_count
 from sim.tokens import Command, ProgramError, check_counts, clocks
 
@@ -99,6 +100,19 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
     return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)})
 
 
+def _mask_making(command: Command, config: Config) -> _Accesses:
+    values = command.values
+    target = target_words(command.opcode, values, config).reshape(-1)
+    if command.opcode is Opcode.DECIDE:
+        return _Accesses(reads={Space.FEATURE: input_words(values, 1, config.feature_words, config.lanes)},
+                         writes={Space.MASK: target})
+    source = mask_words(values, config.mask_words).reshape(-1)
+    own = np.intersect1d(source, target)
+    if own.size:
+        raise HazardError(f"{command} overwrites mask word {own[0]}, which it also reads")
+    return _Accesses(reads={Space.MASK: source}, writes={Space.MASK: target})
+
+
 class _Weights:
     """Rows per tile as the LOAD commands leave them, so that the words that a CONV reads are known.
 
@@ -158,6 +172,8 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
             accesses = _transfer(command, config)
             if command.opcode is Opcode.LOAD:
                 weights.load(command)
+        elif command.opcode in (Opcode.DECIDE, Opcode.DILATE):
+            accesses = _mask_making(command, config)
         else:
             words = weights.words(command) if command.opcode is Opcode.CONV else 0
             accesses = _compute(command, config, words)

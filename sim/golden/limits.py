@@ -106,6 +106,16 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
         if opcode is Opcode.MEAN:
             _require(opcode, values, "multiplier", 0, (1 << 31) - 1)
             _require(opcode, values, "shift", -31, 31)
+    elif opcode is Opcode.DECIDE:
+        _flags(opcode, values, Flag(0))
+        _pool(opcode, values, config)
+        _require(opcode, values, "output_blocks", 1, 1)
+        _require(opcode, values, "invert", 0, 1)
+    elif opcode is Opcode.DILATE:
+        _flags(opcode, values, Flag(0))
+        _depthwise(opcode, values)
+        for field in ("stride_y", "stride_x"):
+            _require(opcode, values, field, 1, 2)
     elif opcode is Opcode.DEPTHWISE:
         _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _depthwise(opcode, values)

@@ -9,7 +9,7 @@ from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opc
 from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error, Permission, Window
 from sim import cycle_model
-from sim.golden import conv, depthwise, limits, vector
+from sim.golden import conv, depthwise, limits, masks, vector
 from sim.golden.memory import DeviceError, External, OnChip, Windows
 from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
@@ -149,10 +149,15 @@ class Golden:
         if opcode is Opcode.DEPTHWISE:
             counters, steps = depthwise.run(values, self.memory, self.config)
             return Executed(command, counters, cycle_model.depthwise(steps, counters["words_written"], self.config))
+        if opcode is Opcode.DILATE:
+            counters, steps = masks.dilate(values, self.memory, self.config)
+            return Executed(command, counters, cycle_model.COSTS.dilate + steps)
         if command.engine is Engine.VECTOR:
             if opcode in (Opcode.ADD, Opcode.MUL):
                 run = vector.add if opcode is Opcode.ADD else vector.multiply
                 counters = run(values, self.memory, self.config)
+            elif opcode is Opcode.DECIDE:
+                counters = masks.decide(values, self.memory, self.config)
             else:
                 counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))

@@ -7,12 +7,14 @@ import dataclasses
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
+from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
     ConvLayer,
     CopyLayer,
+    DecideLayer,
     DepthwiseLayer,
     FeatureMap,
     Layer,
@@ -61,7 +63,8 @@ class Assembly:
         self.wanted = wanted
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
-        self._input_names = dict(zip(graph.inputs, graph.input_names, strict=True))
+        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, DecideLayer)}
+        self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
         self._writer = InstructionWriter(config)
         self._mask_addresses = self._plan_masks()
         self._planner = FeaturePlanner(layers, config)
@@ -77,15 +80,20 @@ class Assembly:
         for position, layer in enumerate(self.layers):
             if layer.mask is not None:
                 uses.setdefault(layer.mask, []).append(position)
+        decided = decided_at(self.layers)
+        for mask in [mask for mask in uses if mask.decided]:
+            for part in mask.chain:  # all are made where the decision is
+                uses.setdefault(part, []).append(decided[mask.tensor])
         lifetimes: list[Lifetime] = []
         for early in (True, False):
-            lifetimes = [Lifetime(mask, mask_entries(*mask.size), 0 if early else min(positions), max(positions))
+            lifetimes = [Lifetime(mask, mask_entries(*mask.size), 0 if early and not mask.decided else min(positions),
+                                  max(positions))
                          for mask, positions in uses.items()]
             addresses = plan(lifetimes, self.config.mask_words)
             if addresses is not None:
                 return {mask: addresses[mask] for mask in uses}
         words, alive = peak_use(lifetimes)
-        names = ", ".join(f"{item.key.size[0]}x{item.key.size[1]} of {self._input_names[item.key.tensor]!r}"
+        names = ", ".join(f"{item.key.size[0]}x{item.key.size[1]} of {self._mask_names[item.key.tensor]!r}"
                           for item in alive)
         raise CapacityError(f"The decision masks {names} take {words * MASK_WORD_BITS // 8} bytes at once; the mask "
                             f"memory has {self.config.mask_words * MASK_WORD_BITS // 8}")
@@ -93,14 +101,25 @@ class Assembly:
     def _load_mask(self, mask: Mask) -> Region:
         words = mask_entries(*mask.size)
         address = self._mask_addresses[mask]
-        if mask not in self._loaded:
+        if mask not in self._loaded and not mask.decided:
             self._loaded.add(mask)
             steps = [{"kernel": list(step.kernel), "stride": list(step.stride), "dilation": list(step.dilation),
                       "pad": list(step.pad), "size": list(step.size)} for step in mask.steps]
-            feed = Feed(self._input_names[mask.tensor], "mask", 0, 0, mask.height, mask.width, invert=mask.invert,
+            feed = Feed(self._mask_names[mask.tensor], "mask", 0, 0, mask.height, mask.width, invert=mask.invert,
                         demand=steps)
             self.transfers.load_feed(feed, words * MASK_WORD_BITS // 8, Space.MASK, address)
         return Region(Space.MASK, address, words, self.config.mask_words)
+
+    def _decided(self, layer: DecideLayer) -> list[Mask]:
+        """The masks that come from a decision, each after the one that it is made of."""
+        own = [mask for mask in self._mask_addresses if mask.tensor == layer.mask_tensor]
+        return sorted(own, key=lambda mask: len(mask.steps))
+
+    def _dilations(self, layer: DecideLayer) -> None:
+        for mask in self._decided(layer):
+            if mask.steps:
+                self.transfers.instructions.append(self._writer.dilation(
+                    layer, mask, self._load_mask(mask.chain[-2]), self._load_mask(mask)))
 
     # ---- layers -------------------------------------------------------------------------------
 
@@ -132,6 +151,8 @@ class Assembly:
                     if instruction.layer is layer:
                         instruction.set_table(table)
             self._store_stripe(layer, stripe)
+        if isinstance(layer, DecideLayer):
+            self._dilations(layer)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
@@ -147,6 +168,9 @@ class Assembly:
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
                 instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
+        elif isinstance(layer, DecideLayer):
+            instructions += [self._writer.decision(layer, stripe, decided, self._load_mask(decided))
+                             for decided in self._decided(layer) if not decided.steps]
         elif isinstance(layer, CopyLayer):
             commands = [self._writer.copy(layer, stripe, piece) for piece in layer.pieces]
             instructions += [command for command in commands if command is not None]
@@ -223,7 +247,7 @@ class Assembly:
                 "parameter_bytes": report.parameter_bytes, "commands": len(report.chunks),
                 "output_blocks_at_once": [1 << chunk.unrolling for chunk in report.chunks],
             } for report in self.weights],
-            "gated_layers": {layer.name: self._input_names[layer.mask.tensor] for layer in self.layers if layer.mask},
+            "gated_layers": {layer.name: self._mask_names[layer.mask.tensor] for layer in self.layers if layer.mask},
         }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.fusing import readers
 from sw_driver.compiler.layers import FeatureMap, Geometry, Layer, Mask, Operand, PoolLayer, SelectLayer
 
@@ -32,6 +33,7 @@ def gate(layers: list[Layer], wanted: set[FeatureMap], *, branches: bool = True)
 
 def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
     demands: dict[FeatureMap, Mask | None] = dict.fromkeys(wanted)
+    decided = decided_at(layers)
 
     def require(operand: Operand, mask: Mask | None) -> None:
         target = operand.map
@@ -39,13 +41,16 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
             mask = None
         demands[target] = mask if demands.get(target, mask) == mask else None
 
-    for layer in reversed(layers):
+    for position, layer in reversed(list(enumerate(layers))):
         if isinstance(layer, SelectLayer):
             # Whatever is demanded of the result, each operand is needed at most where it is selected.
             require(layer.a, layer.select)
             require(layer.b, layer.select.complement())
             continue
-        mask = layer.mask = demands.get(layer.output) if layer.can_be_gated else None
+        mask = demands.get(layer.output) if layer.can_be_gated else None
+        if mask is not None and mask.decided and decided[mask.tensor] > position:
+            mask = None  # the decision depends on what this layer makes
+        layer.mask = mask
         for operand in layer.operands:
             require(operand, mask and layer.demand(operand, mask))
 

@@ -30,7 +30,7 @@ def drop_unused(layers: list[Layer], wanted: set[FeatureMap]) -> list[Layer]:
     for layer in reversed(layers):
         if layer.output in needed:
             kept.append(layer)
-            needed.update(operand.map for operand in layer.operands)
+            needed.update(layer.needs)
     return kept[::-1]
 
 

@@ -14,10 +14,12 @@ from sw_driver.compiler.layers import (
     Buffer,
     ConvLayer,
     CopyLayer,
+    DecideLayer,
     DepthwiseLayer,
     FeatureMap,
     Geometry,
     Layer,
+    Mask,
     MulLayer,
     Operand,
     Piece,
@@ -176,6 +178,35 @@ class InstructionWriter:
                        f"{name}_row_stride": 0 if still else operand.width * operand.blocks,
                        f"{name}_pixel_stride": 0 if still else operand.blocks}
         return self._instruction(Opcode.MUL, layer, stripe, values, mask)
+
+    def decision(self, layer: DecideLayer, stripe: Stripe, mask: Mask, target: Region) -> Instruction:
+        """The DECIDE command that makes a mask without demand steps."""
+        one = Geometry((1, 1), (1, 1), (1, 1), (0, 0))
+        values = {
+            "flags": 0, "output_y": stripe.first, "output_rows": stripe.end - stripe.first,
+            "output_width": layer.output.width, "output_blocks": 1,
+            "mask_base": target.first + stripe.first * mask_row_words(layer.output.width),
+            "bound": layer.bound, "invert": int(layer.invert != mask.invert),
+            **self._input(layer.input, one, stripe),
+        }
+        instruction = self._instruction(Opcode.DECIDE, layer, stripe, values, None)
+        instruction.writes = [target]
+        return instruction
+
+    def dilation(self, layer: DecideLayer, mask: Mask, source: Region, target: Region) -> Instruction:
+        """The DILATE command that takes the last demand step of a mask."""
+        *_steps, before, after = mask.chain
+        step = after.steps[-1]
+        values = {
+            "flags": 0, "output_y": 0, "output_rows": before.size[0], "output_width": before.size[1],
+            "output_blocks": 1, "mask_base": source.first, "target_base": target.first,
+            "input_height": step.size[0], "input_width": step.size[1],
+            "kernel_height": step.kernel[0], "kernel_width": step.kernel[1],
+            "stride_y": step.stride[0], "stride_x": step.stride[1],
+            "dilation_y": step.dilation[0], "dilation_x": step.dilation[1],
+            "pad_top": step.pad[0], "pad_left": step.pad[1],
+        }
+        return Instruction(Opcode.DILATE, values, [source], [target], layer)
 
     def copy(self, layer: CopyLayer, stripe: Stripe, piece: Piece) -> Instruction | None:
         """The MAX_POOL command that copies, or fills, a piece of a layer; None where the stripe has nothing of it."""

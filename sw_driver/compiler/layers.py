@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from hw.contract.config import KERNEL_MAX
 from hw.contract.image import Feed
-from hw.contract.layouts import depthwise_lines
+from hw.contract.layouts import DILATE_STRIDE_MAX, depthwise_lines
 from sw_driver.compiler.quantisation import AddParameters, MeanParameters
 
 
@@ -95,24 +96,33 @@ class DemandStep:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A decision mask: graph input `tensor` (or its complement) of height x width, then demand steps."""
+    """A decision mask: the bool `tensor` (or its complement) of height x width, then demand steps. decided : a layer
+    makes it on the device; else it is a graph input."""
 
     tensor: int
     invert: bool
     height: int
     width: int
     steps: tuple[DemandStep, ...] = ()
+    decided: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pixels that it gates."""
         return self.steps[-1].size if self.steps else (self.height, self.width)
 
-    def before(self, step: DemandStep) -> Mask:
-        """The demand on the input of a layer whose output this mask gates."""
+    def before(self, step: DemandStep) -> Mask | None:
+        """The demand on the input of a layer whose output this mask gates; None where the device can't make it."""
         if (step.kernel, step.stride, step.pad) == ((1, 1), (1, 1), (0, 0)) and step.size == self.size:
             return self
+        if self.decided and (max(step.stride) > DILATE_STRIDE_MAX or max(step.kernel) > KERNEL_MAX):
+            return None
         return dataclasses.replace(self, steps=(*self.steps, step))
+
+    @property
+    def chain(self) -> list[Mask]:
+        """The masks that it is made of, step by step, itself last."""
+        return [dataclasses.replace(self, steps=self.steps[:count]) for count in range(len(self.steps) + 1)]
 
     def complement(self) -> Mask:
         """The mask of the other pixels; only for a mask without demand steps."""
@@ -154,6 +164,11 @@ class Layer:
     def elementwise(self) -> list[Operand]:
         """The operands whose pixel is read just before the same pixel of the output is written."""
         return []
+
+    @property
+    def needs(self) -> list[FeatureMap]:
+        """The maps whose layers must run before, decisions included."""
+        return [operand.map for operand in self.operands]
 
     def step(self, operand: Operand) -> DemandStep:
         """How the demand on the output becomes a demand on `operand`."""
@@ -379,13 +394,36 @@ class PoolLayer(Layer):
 
 
 @dataclasses.dataclass(eq=False)
+class DecideLayer(Layer):
+    """A decision: bit of a mask for each pixel of a one-channel map. Its output takes no feature memory.
+
+    mask_tensor : the bool tensor. bound, invert : the bit is (value >= bound) != invert.
+    """
+
+    input: Operand
+    mask_tensor: int
+    bound: int
+    invert: bool
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
 class SelectLayer(Layer):
-    """SELECT_V2, until the demand analysis has replaced it: a where the mask is true, else b."""
+    """SELECT_V2, until the demand analysis has replaced it: a where the mask is true, else b. decision : the output
+    of the layer that makes the mask on the device."""
 
     select: Mask
     a: Operand
     b: Operand
+    decision: FeatureMap | None = None
 
     @property
     def operands(self) -> list[Operand]:
         return [self.a, self.b]
+
+    @property
+    def needs(self) -> list[FeatureMap]:
+        return [*super().needs, *([] if self.decision is None else [self.decision])]

@@ -30,7 +30,7 @@ from sw_driver.compiler.quantisation import (
 from sw_driver.compiler.vector_lowering import VectorLowering
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
-from sw_driver.tflite.support import HOST_OPERATORS, TABLE_OPERATORS
+from sw_driver.tflite.support import COMPARISONS, HOST_OPERATORS, TABLE_OPERATORS
 
 
 class Lowering(VectorLowering):
@@ -52,7 +52,8 @@ class Lowering(VectorLowering):
         handlers = {
             "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
             "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
-            "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad, "CONCATENATION": self.concatenation,
+            **dict.fromkeys(COMPARISONS, self.compare), "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad,
+            "CONCATENATION": self.concatenation,
             "RESIZE_NEAREST_NEIGHBOR": self.resize, **dict.fromkeys(TABLE_OPERATORS, self.unary),
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
         }
@@ -274,8 +275,10 @@ class Lowering(VectorLowering):
         condition, a, b = (cast(Tensor, tensor) for tensor in self.graph.input_tensors(operator))
         output = self.graph.tensors[operator.outputs[0]]
         height, width, channels = pixels_and_channels(output.shape)
-        if self.views.root(condition.index) not in self.graph.inputs or condition.dtype != "bool":
-            raise CompileError(f"{operator}: its mask {condition} must be a bool graph input")
+        root = self.views.root(condition.index)
+        decision = self.views.maps.get(root)
+        if (decision is None and root not in self.graph.inputs) or condition.dtype != "bool":
+            raise CompileError(f"{operator}: its mask {condition} must be a bool graph input or a decision")
         if pixels_and_channels(condition.shape) != (height, width, 1):
             raise CompileError(f"{operator}: its mask {condition} must have one value for each of the {height}x{width} "
                                "pixels and a single channel")
@@ -286,8 +289,8 @@ class Lowering(VectorLowering):
         size = height, width, channels
         self.layers.append(SelectLayer(
             name=self._called(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
-            output=self.views.make(output), select=Mask(self.views.root(condition.index), False, height, width),
-            a=self.views.operand(a, *size), b=self.views.operand(b, *size)))
+            output=self.views.make(output), select=Mask(root, False, height, width, decided=decision is not None),
+            a=self.views.operand(a, *size), b=self.views.operand(b, *size), decision=decision))
 
 
 def _spread(filters: np.ndarray, positions: np.ndarray, channel_bytes: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
 from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, share_in_place
@@ -78,6 +79,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
     layers = fuse_tables(layers, set(wanted))
+    layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
     assembly = Assembly(graph, config, layers, wanted)

@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 
+from sim.golden.numerics import multiply_by_quantized_multiplier
+
 #: ADD shifts its operands left by this many bits before it scales them (add_common.cc, int8).
 ADD_LEFT_SHIFT = 20
 
@@ -126,6 +128,27 @@ def mean_parameters(count: int, x: tuple[float, int], output: tuple[float, int])
     multiplier, shift = quantise_multiplier(x[0] / output[0])
     room = min(count.bit_length() - 1, 32, 31 + shift)
     return MeanParameters(-x[1] * count, (multiplier << room) // count, shift - room, output[1])
+
+
+def decision(op: str, x: tuple[float, int], constant: tuple[float, int], value: int, *,
+             swapped: bool) -> tuple[int, bool]:
+    """A comparison of an int8 tensor with a constant `value`, as (bound, invert): (x >= bound) != invert.
+
+    `swapped`: the constant is on the left. Both sides are scaled as in micro/kernels/comparisons.cc, which keeps
+    their order: one bound tells.
+    """
+    def scaled(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+        return multiply_by_quantized_multiplier((values - zero_point) << 8, *quantise_multiplier(scale))
+
+    left = scaled(np.arange(-128, 128), *x)
+    right = scaled(np.array([value]), *constant)
+    if swapped:
+        left, right = right, left
+    true = {"GREATER": np.greater, "GREATER_EQUAL": np.greater_equal, "LESS": np.less,
+            "LESS_EQUAL": np.less_equal}[op](left, right)
+    invert = bool(true[0])
+    above = np.flatnonzero(true != invert)
+    return (int(above[0]) - 128 if above.size else 128), invert
 
 
 def product_multiplier(a: float, b: float, output: float) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from hw.contract.config import Config
 from hw.contract.layouts import blocks
 from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import CopyLayer, Geometry, Layer, MulLayer, Piece, PoolLayer
-from sw_driver.compiler.quantisation import activation_range, mean_parameters, product_multiplier
+from sw_driver.compiler.layers import CopyLayer, DecideLayer, Geometry, Layer, MulLayer, Piece, PoolLayer
+from sw_driver.compiler.quantisation import activation_range, decision, mean_parameters, product_multiplier
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
 
@@ -75,6 +75,20 @@ class VectorLowering:
             geometry=Geometry((height, width), (1, 1), (1, 1), (0, 0)), average=False, output_min=-128,
             output_max=127, mean=mean_parameters(height * width, (x.scale, x.zero_point),
                                                  (output.scale, output.zero_point))))
+
+    def compare(self, operator: Operator) -> None:
+        """A comparison with a constant: a decision."""
+        a, b = (cast(Tensor, tensor) for tensor in self.graph.input_tensors(operator))
+        output = self.graph.tensors[operator.outputs[0]]
+        swapped = a.constant
+        x, constant = (b, a) if swapped else (a, b)
+        value = int(cast(np.ndarray, constant.data).reshape(-1)[0])
+        bound, invert = decision(operator.op, (x.scale, x.zero_point), (constant.scale, constant.zero_point), value,
+                                 swapped=swapped)
+        operand = self.views.operand(x, *pixels_and_channels(output.shape))
+        self.layers.append(DecideLayer(
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.nothing(output), input=operand, mask_tensor=output.index, bound=bound, invert=invert))
 
     # ---- copies -----------------------------------------------------------------------------------------------
 

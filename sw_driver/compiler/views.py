@@ -63,6 +63,14 @@ class Views:
         self.maps[tensor.index] = feature_map
         return feature_map
 
+    def nothing(self, tensor: Tensor) -> FeatureMap:
+        """The place in the order of a tensor that takes no feature memory: a mask."""
+        height, width, _ = pixels_and_channels(tensor.shape)
+        name = tensor.name or f"tensor {tensor.index}"
+        feature_map = FeatureMap(name, tensor.index, height, width, 1, 0, 0, Buffer(name, 0))
+        self.maps[tensor.index] = feature_map
+        return feature_map
+
     def extra(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
         """A feature map that no tensor stands for, made from `tensor`."""
         return self._blocked(tensor, name, height, width, channels)

@@ -40,9 +40,9 @@ from sw_driver.tflite.schema import (
 #: Operator versions written: the first ones with int8 (TFLite's register_ref kernels and tools/versioning).
 _VERSIONS: Mapping[str, int] = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "MUL": 2, "AVERAGE_POOL_2D": 2,
-    "MAX_POOL_2D": 2, "SOFTMAX": 2, "LOGISTIC": 2, "GREATER_EQUAL": 2, "PAD": 2, "CONCATENATION": 2,
-    "RESIZE_NEAREST_NEIGHBOR": 2, "MEAN": 2,
-    "LEAKY_RELU": 2, "TANH": 2, "RELU": 2, "RELU6": 2, "QUANTIZE": 2, "DEQUANTIZE": 2,
+    "MAX_POOL_2D": 2, "SOFTMAX": 2, "LOGISTIC": 2, "GREATER": 2, "GREATER_EQUAL": 2, "LESS": 2, "LESS_EQUAL": 2,
+    "PAD": 2, "CONCATENATION": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "MEAN": 2, "LEAKY_RELU": 2, "TANH": 2, "RELU": 2,
+    "RELU6": 2, "QUANTIZE": 2, "DEQUANTIZE": 2,
 }
 
 #: Constants start at a multiple of this (`force_align` of Buffer.data in the schema).
@@ -274,9 +274,15 @@ class TfliteBuilder:
 
     def add_greater_equal(self, a: int, b: int, name: str = "") -> int:
         """GREATER_EQUAL: bool, with NumPy's broadcasting."""
-        name = name or self._next_name("GREATER_EQUAL")
+        return self.add_comparison("GREATER_EQUAL", a, b, name)
+
+    def add_comparison(self, op: str, a: int, b: int, name: str = "") -> int:
+        """GREATER, GREATER_EQUAL, LESS or LESS_EQUAL: bool, with NumPy's broadcasting."""
+        options = {"GREATER": self._schema.GreaterOptionsT, "GREATER_EQUAL": self._schema.GreaterEqualOptionsT,
+                   "LESS": self._schema.LessOptionsT, "LESS_EQUAL": self._schema.LessEqualOptionsT}[op]()
+        name = name or self._next_name(op)
         output = self.add_tensor(name, np.broadcast_shapes(self.shape(a), self.shape(b)), "bool")
-        self.add_operator("GREATER_EQUAL", [a, b], [output], self._schema.GreaterEqualOptionsT())
+        self.add_operator(op, [a, b], [output], options)
         return output
 
     def add_logistic(self, x: int, name: str = "") -> int:

@@ -292,6 +292,13 @@ def _check_resize(graph: Graph, operator: Operator) -> None:
         _require(y.shape == expected, operator, f"the output {y} must be {'x'.join(map(str, expected))}")
 
 
+def _check_comparison(graph: Graph, operator: Operator) -> None:
+    _check_broadcast(graph, operator, 2)
+    a, b, y = (graph.tensors[index] for index in (*operator.inputs, *operator.outputs))
+    _require(a.dtype == b.dtype and y.dtype == "bool", operator,
+             f"{a} and {b} must have one type, and the output {y} be bool")
+
+
 _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "CONV_2D": _check_conv_2d,
     "DEPTHWISE_CONV_2D": _check_depthwise_conv_2d,
@@ -305,6 +312,7 @@ _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "RESHAPE": _check_reshape,
     "SOFTMAX": _check_softmax,
     "MEAN": _check_mean,
+    **dict.fromkeys(("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), _check_comparison),
     "PAD": _check_pad,
     "CONCATENATION": _check_concatenation,
     "RESIZE_NEAREST_NEIGHBOR": _check_resize,

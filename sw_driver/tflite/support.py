@@ -17,6 +17,9 @@ HOST_OPERATORS = ("SOFTMAX",)
 #: Unary activations: tables of all results.
 TABLE_OPERATORS = ("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
 
+#: Comparisons: decisions, whose results are masks.
+COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+
 #: Fused activations: clamps.
 _CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
@@ -110,6 +113,7 @@ class _Checker:
             "RESHAPE": self._reshape,
             "SOFTMAX": self._softmax,
             "SELECT_V2": self._select_v2,
+            **dict.fromkeys(COMPARISONS, self._comparison),
             "MUL": self._mul,
             "MEAN": self._mean,
             "PAD": self._pad,
@@ -281,6 +285,27 @@ class _Checker:
         if not (y.shape in shapes and shapes <= {y.shape, vector}):
             yield f"its operands are {a} and {b}", "operands of one shape, or a vector of channels as one", _EXPORT
 
+    def _comparison(self, operator: Operator) -> Iterator[_Finding]:
+        operands = [self._graph.tensors[index] for index in operator.inputs]
+        (y,) = self._graph.output_tensors(operator)
+        compared = [tensor for tensor in operands if not tensor.constant]
+        if len(compared) != 1 or any(tensor.constant and tensor.elements != 1 for tensor in operands):
+            yield (f"it compares {operands[0]} and {operands[1]}", "a feature map and a constant of one element",
+                   _EXPORT)
+            return
+        yield from self._feature_maps(compared[0].index)
+        yield from self._from_device(compared[0].index)
+        for tensor in operands:
+            if tensor.dtype != "int8" or len(tensor.scales) != 1:
+                yield f"{tensor} is {tensor.dtype} with {len(tensor.scales)} scales", "int8 with one scale", _QUANTISE
+            elif tensor.scale >= 1:
+                yield f"{tensor} has the scale {tensor.scale:.6g}", "below 1", "quantise the model again"
+        if len(y.shape) != 4 or y.shape[0] != 1 or y.shape[3] != 1:
+            yield f"its result is {y}", "one decision per pixel, 1 x height x width x 1", _EXPORT
+        for reader in self._graph.consumers(y.index):
+            if reader.op != "SELECT_V2":
+                yield f"{reader} reads its result", "SELECT_V2", _EXPORT
+
     def _constant(self, operator: Operator) -> Iterator[_Finding]:
         tensor = self._graph.tensors[operator.inputs[1]]
         if not tensor.constant:
@@ -352,8 +377,10 @@ class _Checker:
         yield from self._feature_maps(a.index, b.index, y.index)
         yield from self._from_device(a.index, b.index)
         yield from self._same_quantisation(operator, a.index, b.index)
-        if condition.index not in self._graph.inputs:
-            yield f"its mask {condition} is not a graph input", "a mask given with the inputs", _EXPORT
+        decision = self._graph.producer(condition.index)
+        if condition.index not in self._graph.inputs and (decision is None or decision.op not in COMPARISONS):
+            yield (f"its mask {condition} is neither a graph input nor the result of a comparison",
+                   "a mask given with the inputs, or a decision", _EXPORT)
         if not a.shape == b.shape == y.shape or len(y.shape) != 4:
             yield (f"its operands are {a} and {b}", "operands of one shape, 1 x height x width x channels", _EXPORT)
         elif condition.shape != (*y.shape[:3], 1):

@@ -266,7 +266,7 @@ def other_scale(builder, y):
     (lambda b, x: b.add_pad(x, [(0, 0), (1, 1), (1, 1), (0, 4)]), "beyond rows and columns"),
     (lambda b, x: b.add_mean(x, [1], scale=1.0, zero_point=0), "the mean over axes [1]"),
     (lambda b, x: b.add_mul(x, b.add_max_pool_2d(x, (20, 1)), scale=1.0, zero_point=0), "its operands are"),
-    (lambda b, x: b.add_select_v2(b.add_greater_equal(x, x), x, x), "is not a graph input"),
+    (lambda b, x: b.add_select_v2(b.add_greater_equal(x, x), x, x), "it compares tensor 0"),
     (lambda b, x: b.add_select_v2(b.add_input("m", (1, 20, 20, 4), "bool"), x, x), "its mask is"),
     (lambda b, x: conv(b, b.add_input("y", (2, 3, 3, 4), scale=1.0)), "has a batch of 2"),
     (lambda b, x: conv(b, b.add_input("y", (1, 3, 3, 4), "int16", scale=1.0)), "input 'y' is int16"),

@@ -1,0 +1,63 @@
+"""The commands that make decision masks, in NumPy: DECIDE and DILATE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.contract.commands import Opcode, Space
+from hw.contract.config import MASK_WORD_BITS, Config
+from hw.contract.layouts import mask_row_words
+from hw.contract.registers import Error
+from sim.golden.addressing import all_pixels, input_taps, mask_words
+from sim.golden.memory import DeviceError, OnChip
+
+
+def target_words(opcode: Opcode, values: Mapping[str, int], config: Config) -> NDArray[np.int64]:
+    """Mask words that a DECIDE or DILATE command writes: [rows, words of a row]."""
+    if opcode is Opcode.DECIDE:
+        return mask_words(values, config.mask_words)
+    row_words = mask_row_words(values["input_width"])
+    words = values["target_base"] + np.arange(values["input_height"] * row_words)
+    return (words % config.mask_words).reshape(-1, row_words)
+
+
+def _write(memory: OnChip, words: NDArray[np.int64], bits: NDArray[np.bool_]) -> None:
+    padded = np.zeros((bits.shape[0], words.shape[1] * MASK_WORD_BITS), dtype=bool)
+    padded[:, : bits.shape[1]] = bits
+    memory.entries[Space.MASK][words] = np.packbits(padded, axis=1, bitorder="little").reshape(*words.shape, -1)
+
+
+def decide(values: Mapping[str, int], memory: OnChip, config: Config) -> dict[str, int]:
+    """Execute a DECIDE command; returns its counters."""
+    y, x = all_pixels(values)
+    address, valid = input_taps(values, y, x)
+    if not valid.any(axis=1).all():
+        raise DeviceError(Error.BAD_COMMAND, "DECIDE: a window holds no input pixel")
+    inputs = memory.feature[address % config.feature_words, 0].astype(np.int64)
+    bits = (np.where(valid, inputs, -129).max(axis=1) >= values["bound"]) ^ bool(values["invert"])
+    _write(memory, target_words(Opcode.DECIDE, values, config), bits.reshape(values["output_rows"], -1))
+    return {"active_pixels": int(bits.sum()), "words_read": int(valid.sum()), "words_written": 0}
+
+
+def dilate(values: Mapping[str, int], memory: OnChip, config: Config) -> tuple[dict[str, int], int]:
+    """Execute a DILATE command; returns its counters and the cycles of its steps."""
+    height, width, rows = values["input_height"], values["input_width"], values["output_rows"]
+    words = mask_words(values, config.mask_words)
+    mask = memory.mask_bits[words].reshape(rows, -1)[:, : values["output_width"]]
+    active_y, active_x = np.nonzero(mask)
+    bits = np.zeros((height, width), dtype=bool)
+    for ky in range(values["kernel_height"]):
+        y = active_y * values["stride_y"] - values["pad_top"] + ky * values["dilation_y"]
+        for kx in range(values["kernel_width"]):
+            x = active_x * values["stride_x"] - values["pad_left"] + kx * values["dilation_x"]
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            bits[y[inside], x[inside]] = True
+    _write(memory, target_words(Opcode.DILATE, values, config), bits)
+    place = np.arange(height)[:, None] + values["pad_top"] - np.arange(values["kernel_height"]) * values["dilation_y"]
+    source, rest = np.divmod(place, values["stride_y"])
+    taken = int(((rest == 0) & (source >= 0) & (source < rows)).sum())
+    steps = mask_row_words(width) * (height * (values["kernel_height"] + 1) + taken * 3 * values["kernel_width"])
+    return {"active_pixels": 0, "words_read": 0, "words_written": 0}, steps

@@ -1,0 +1,41 @@
+"""Decisions come first: a mask must be there before the layers that it gates."""
+
+from __future__ import annotations
+
+import heapq
+
+from sw_driver.compiler.layers import DecideLayer, FeatureMap, Layer
+
+
+def decisions_first(layers: list[Layer]) -> list[Layer]:
+    """The layers in an order in which every decision, with all that it depends on, comes as early as it can."""
+    makers: dict[FeatureMap, int] = {layer.output: i for i, layer in enumerate(layers)}
+    before = [{makers[feature_map] for feature_map in layer.needs if feature_map in makers} for layer in layers]
+    urgent: set[int] = set()
+    waiting = [i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)]
+    while waiting:
+        i = waiting.pop()
+        if i not in urgent:
+            urgent.add(i)
+            waiting += before[i]
+    after: list[list[int]] = [[] for _ in layers]
+    missing = [len(needed) for needed in before]
+    for i, needed in enumerate(before):
+        for j in needed:
+            after[j].append(i)
+    ready = [(i not in urgent, i) for i in range(len(layers)) if not missing[i]]
+    heapq.heapify(ready)
+    order: list[Layer] = []
+    while ready:
+        _later, i = heapq.heappop(ready)
+        order.append(layers[i])
+        for j in after[i]:
+            missing[j] -= 1
+            if not missing[j]:
+                heapq.heappush(ready, (j not in urgent, j))
+    return order
+
+
+def decided_at(layers: list[Layer]) -> dict[int, int]:
+    """The position of the layer that decides each mask, by its tensor."""
+    return {layer.mask_tensor: i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)}
