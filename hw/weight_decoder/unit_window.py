@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth import Module, Mux, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.weight_format import UNIT_BITS
@@ -16,6 +16,8 @@ COUNT_BITS = 28
 
 class UnitWindow(wiring.Component):
     """Holds the next units of a block, the first one lowest. After its last unit there are units of zeros.
+
+    Beats move as a whole; where the next unit lies in the first of them is kept beside.
 
     Parameters
     ----------
@@ -32,6 +34,8 @@ class UnitWindow(wiring.Component):
 
     def __init__(self, most: int):
         self.most = most
+        #: Beats that are held: all that may be taken at once, wherever they begin, and two more.
+        self.capacity = -(-(most + BEAT_UNITS - 1) // BEAT_UNITS) + 2
         super().__init__({
             "start": In(1),
             "skip": In(range(BEAT_UNITS)),
@@ -46,52 +50,66 @@ class UnitWindow(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        capacity = self.most + 2 * BEAT_UNITS
-        window = Signal(UNIT_BITS * capacity)
-        level = Signal(range(capacity + 1))
+        held = Signal(data.ArrayLayout(64, self.capacity))
+        beats = Signal(range(self.capacity + 1))  # that are held
+        offset = Signal(range(BEAT_UNITS))  # of the next unit in the first beat
+        level = Signal(range(BEAT_UNITS * self.capacity + 1))  # units of the block that are held
         left = Signal(COUNT_BITS)  # units still to come
         skip = Signal.like(self.skip)
         ended = Signal()
         m.d.comb += [
             ended.eq(left == 0),
-            self.units.eq(window),
             self.enough.eq(ended | (self.count <= level)),
             self.exhausted.eq(ended & (level == 0)),
-            self.beats.ready.eq(~ended & (level <= capacity - BEAT_UNITS)),
+            self.beats.ready.eq(~ended & (beats != self.capacity)),
         ]
+        with m.Switch(offset):
+            for i in range(BEAT_UNITS):
+                with m.Case(i):
+                    m.d.comb += self.units.eq(held.as_value()[UNIT_BITS * i:])
 
-        # ---- a beat: without what lies before the block, and behind it ---------------------------------------------
+        # ---- a beat: units behind the block's last one are zeros ----------------------------------------------
         usable = Signal(range(BEAT_UNITS + 1))
         added = Signal(range(BEAT_UNITS + 1))
-        shifted = Signal(64)
+        end = Signal(range(BEAT_UNITS + 1))
         beat = Signal(64)
         accept = Signal()
         m.d.comb += [
             accept.eq(self.beats.valid & self.beats.ready),
             usable.eq(BEAT_UNITS - skip),
             added.eq(Mux(left < usable, left, usable)),
-            shifted.eq(self.beats.payload >> (skip << 4)),
-            *(beat.word_select(i, UNIT_BITS).eq(Mux(accept & (i < added), shifted.word_select(i, UNIT_BITS), 0))
+            end.eq(skip + added),
+            *(beat.word_select(i, UNIT_BITS).eq(Mux(i < end, self.beats.payload.word_select(i, UNIT_BITS), 0))
               for i in range(BEAT_UNITS)),
         ]
 
-        # ---- append and take ---------------------------------------------------------------------------------------
-        appended = Signal.like(window)
-        remaining = Signal.like(window)
+        # ---- append and take -------------------------------------------------------------------------------------
         taken = Signal.like(self.count)
+        passed = Signal(range(self.most + BEAT_UNITS))  # units from the first beat's begin
+        gone = Signal(range(self.capacity))  # beats that are used up
+        appended = Signal.like(held)
+        beats_appended = Signal.like(beats)
         level_appended = Signal.like(level)
         m.d.comb += [
-            appended.eq(window | (beat << (level << 4))),
-            level_appended.eq(level + Mux(accept, added, 0)),
             taken.eq(Mux(self.take, self.count, 0)),
-            remaining.eq(appended >> (taken << 4)),
+            passed.eq(offset + taken),
+            gone.eq(passed // BEAT_UNITS),
+            beats_appended.eq(beats + accept),
+            level_appended.eq(level + Mux(accept, added, 0)),
+            *(appended[i].eq(Mux(beats == i, Mux(accept, beat, 0), held[i])) for i in range(self.capacity)),
         ]
+        with m.Switch(gone):
+            for i in range((self.most + BEAT_UNITS - 1) // BEAT_UNITS + 1):
+                with m.Case(i):
+                    m.d.sync += held.eq(appended.as_value()[64 * i:])
         m.d.sync += [
-            window.eq(remaining),
+            offset.eq(passed),
+            beats.eq(Mux(beats_appended > gone, beats_appended - gone, 0)),
             level.eq(Mux(level_appended > taken, level_appended - taken, 0)),
         ]
         with m.If(accept):
             m.d.sync += [left.eq(left - added), skip.eq(0)]
         with m.If(self.start):
-            m.d.sync += [window.eq(0), level.eq(0), left.eq(self.total), skip.eq(self.skip)]
+            m.d.sync += [held.eq(0), beats.eq(0), offset.eq(self.skip), level.eq(0), left.eq(self.total),
+                         skip.eq(self.skip)]
         return m

@@ -150,7 +150,7 @@ class Way(wiring.Component):
         m.d.sync += state.eq(following)
         m.d.comb += [
             read.addr.eq(following[1:FREQUENCY_BITS]),
-            read.en.eq(1),
+            read.en.eq(~write.en.any()),  # the table is complete before it is read; synthesis sees it from this
         ]
         with m.If(self.run):
             m.d.sync += [

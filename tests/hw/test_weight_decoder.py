@@ -16,7 +16,7 @@ from hw.weight_decoder import WeightCodec
 from testbench.component_simulation import simulate
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
-ROUNDS = int(os.environ.get("LACUNA_CODEC_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("LACUNA_CODEC_ROUNDS", "7"))
 
 KINDS = ("uniform", "normal", "laplace", "sparse", "rows", "one", "zero")
 
@@ -128,7 +128,7 @@ class Run:
         raise AssertionError(f"the decoder hangs: {block.hex()} {order}")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "xlarge"])  # whose decoder is large's
 def test_decoder_against_software(name):
     """Blocks of all kinds, one after the other, under random stalls."""
     print(f"LACUNA_SEED={SEED}")
@@ -137,7 +137,7 @@ def test_decoder_against_software(name):
     run = Run(config, random)
 
     async def test(ctx):
-        for number in range(ROUNDS * 2):
+        for number in range(ROUNDS):
             run.fast, run.ready = random.choice([1.0, 0.5]), random.choice([1.0, 0.6])
             order = random_order(random, config, 3)
             tiles = random_tiles(random, order, KINDS[number % len(KINDS)])
@@ -177,7 +177,7 @@ def test_damage_is_refused(name):
 
     async def test(ctx):
         refused = 0
-        for number in range(ROUNDS * 4):
+        for number in range(2 * ROUNDS):
             order = random_order(random, config, 3)
             tiles = random_tiles(random, order, KINDS[number % 5])
             block = encode(tiles.maps, tiles.words, order, config.weight_ways, 1.0)
@@ -197,6 +197,6 @@ def test_damage_is_refused(name):
                 beats, skip = beats_of(random, block)
                 assert await run.block(ctx, block, order, skip, beats)
                 assert (run.words, run.entries) == expected(config, tiles)
-        assert refused > 2 * ROUNDS
+        assert refused > ROUNDS
 
     simulate(run.top, test, background=run.background, cycles=200_000)
