@@ -88,6 +88,8 @@ def test_every_tensor_on_the_way(number, monkeypatch):
         if layer is None or partly or written.count(layer.output) > 1:
             return
         want = expected[layer.output]
+        if want.dtype == bool:
+            return  # a decision: it lies in mask memory, and shows in every layer that it gates
         height, width, channels = (1, *want.shape)[-3:] if want.ndim >= 3 else (len(want), 1, want.shape[-1])
         words = height * width * blocks(channels, config.lanes)
         base = addresses[layer.output]
