@@ -30,7 +30,7 @@ class FeatureMap:
 
     Parameters
     ----------
-    tensor : index in the graph.
+    tensor : index in the graph; -1 for a map that the compiler adds.
     height, width, channels : how its pixels lie; a reshaped tensor keeps those of the map that it is a view of.
     blocks : words per pixel. lanes : bytes per word.
     words : all of it; for a packed map what its bytes take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -72,8 +73,8 @@ class Views:
         return feature_map
 
     def extra(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
-        """A feature map that no tensor stands for, made from `tensor`."""
-        return self._blocked(tensor, name, height, width, channels)
+        """A feature map that no tensor of the graph stands for, made from `tensor`: its own tensor is -1."""
+        return dataclasses.replace(self._blocked(tensor, name, height, width, channels), tensor=-1)
 
     def _blocked(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
         lanes = self.config.lanes

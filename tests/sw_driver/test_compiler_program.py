@@ -85,7 +85,7 @@ def test_every_tensor_on_the_way(number, monkeypatch):
     def observe(executed):
         layer = last.get(executed.command.index)
         partly = layer and layer.name in program.report["gated_layers"]
-        if layer is None or partly or written.count(layer.output) > 1:
+        if layer is None or partly or written.count(layer.output) > 1 or layer.output < 0:
             return
         want = expected[layer.output]
         if want.dtype == bool:
@@ -102,7 +102,7 @@ def test_every_tensor_on_the_way(number, monkeypatch):
     monkeypatch.setattr(link.golden, "run", functools.partial(link.golden.run, observe=observe))
     with Device(link, config) as device:
         device.run(program, graph.inputs[0])
-    assert seen or program.report["gated_layers"]
+    assert seen or program.report["gated_layers"] or not program.layers
 
 
 @pytest.mark.parametrize("name", ["nano", "small", "large"])
