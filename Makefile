@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m benchmarks
 

@@ -1,36 +1,44 @@
-"""`make bench`, or python -m benchmarks [--preset large] [--device rtl] [--only SECTION] [--json FILE] ..."""
+"""`make bench`, or python -m benchmarks [--only SECTION ...] [--preset large] [--device rtl] [--out DIR]."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.measuring import RESNET, Bench
+from benchmarks.gating import decision_masks, gated_layers
+from benchmarks.measuring import RESNET, ROOT, Bench
 from benchmarks.networks import networks, simulation_speed
+from benchmarks.report import write_report
 from benchmarks.shapes import peers
-from benchmarks.skipping import decision_masks, zero_activations
+from benchmarks.skipping import dense_layers, zero_activations
 from benchmarks.tables import Section
 from hw.contract.config import PRESETS
 from sw_driver.opening import open_device
 
-SECTIONS = ("zero_activations", "decision_masks", "peers", "networks", "simulation_speed")
+#: Sections that one device measures, in the order of the page.
+ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
+    "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
+    "gated_layers": gated_layers, "peers": peers,
+}
+SECTIONS = (*ON_A_DEVICE, "networks", "simulation_speed")
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what the documentation states.")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="sections; the others of the page stay")
     parser.add_argument("--preset", choices=list(PRESETS), default="large")
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["small", "medium", "large", "xlarge"],
                         help="for the section networks")
     parser.add_argument("--device", choices=["rtl", "golden"], default="rtl")
-    parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="where results.md and results.json go; docs, when all is measured on the RTL of large")
     options = parser.parse_args()
+    out = options.out or (ROOT / "docs" if (options.device, options.preset) == ("rtl", "large") else None)
 
     console = Console()
     console = console if console.is_terminal else Console(width=180)
@@ -38,35 +46,30 @@ def main() -> None:
     if not RESNET.exists():
         print("ResNet-8 is not beside the project: the digits network stands in for it")
     started = time.perf_counter()
-    sections: list[Section] = []
     with console.status("Opening the device") as status:
         def progress(text: str) -> None:
             status.update(text)
 
         def show(section: Section) -> None:
-            sections.append(section)
             console.print(f"\n[bold]{section.title}[/] ({options.device})")
             console.print(section.note, style="dim", highlight=False)
             console.print(section.table())
+            if out is not None:
+                write_report(out, section)
 
-        measured = [name for name in wanted if name != "networks"]
-        if measured:
+        if set(wanted) & set(ON_A_DEVICE):
             given = {"progress": progress} if options.device == "rtl" else {}
             with open_device(options.device, options.preset, **given) as device:
                 bench = Bench(device, progress)
-                for name in measured:
-                    if name == "simulation_speed":
-                        show(simulation_speed(device, progress))
-                    else:
-                        show({"zero_activations": zero_activations, "decision_masks": decision_masks,
-                              "peers": peers}[name](bench))
+                for name, measure in ON_A_DEVICE.items():
+                    if name in wanted:
+                        show(measure(bench))
         if "networks" in wanted:
             show(networks(options.device, progress, options.presets))
-    print(f"\n{len(sections)} sections in {time.perf_counter() - started:.0f} s")
-    if options.json is not None:
-        options.json.write_text(json.dumps({section.key: section.json() for section in sections}, indent=2) + "\n")
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(section.markdown() for section in sections))
+        if "simulation_speed" in wanted:
+            show(simulation_speed(options.preset, progress))
+    print(f"\n{len(wanted)} sections in {time.perf_counter() - started:.0f} s"
+          + (f", written to {out / 'results.md'} and results.json" if out is not None else ""))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,19 @@ class Convolution:
     output_zero_point: int
 
     @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """[1, H, W, O] of the result."""
+        _batch, height, width, _channels = self.activations.shape
+        outputs, kernel_height, kernel_width, _inputs = self.weights.shape
+        if self.padding == "VALID":
+            height, width = height - kernel_height + 1, width - kernel_width + 1
+        return 1, -(-height // self.stride[0]), -(-width // self.stride[1]), outputs
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates, padding included."""
-        _batch, height, width, _channels = self.activations.shape
-        if self.padding == "VALID":
-            height, width = height - self.weights.shape[1] + 1, width - self.weights.shape[2] + 1
-        rows, columns = -(-height // self.stride[0]), -(-width // self.stride[1])
-        return rows * columns * self.weights.size
+        _batch, height, width, _channels = self.output_shape
+        return height * width * self.weights.size
 
     def model(self, gated: bool = False) -> bytes:
         """The convolution as a TFLite model with input `x`; gated, also with inputs `mask` and `skip`."""
@@ -53,17 +59,17 @@ class Convolution:
             x, self.weights, self.bias, self.weight_scales, scale=self.output_scale, zero_point=self.output_zero_point,
             stride=self.stride, padding=self.padding, activation=self.activation, name="convolution")
         if gated:
-            shape = builder.shape(y)
-            mask = builder.add_input("mask", (*shape[:3], 1), "bool")
-            skip = builder.add_input("skip", shape, scale=self.output_scale, zero_point=self.output_zero_point)
+            mask = builder.add_input("mask", (*self.output_shape[:3], 1), "bool")
+            skip = builder.add_input("skip", self.output_shape, scale=self.output_scale,
+                                     zero_point=self.output_zero_point)
             y = builder.add_select_v2(mask, y, skip, name="selection")
         builder.add_output(y)
         return builder.to_bytes()
 
 
-def synthetic(shape: tuple[int, int, int], outputs: int, kernel: int, zeros: float,
-              generator: np.random.Generator) -> Convolution:
-    """A kernel x kernel SAME convolution of [H, W, I] to `outputs` channels, dense but for a share of activations.
+def synthetic(shape: tuple[int, int, int], outputs: int, kernel: int, zeros: float, generator: np.random.Generator,
+              padding: str = "SAME") -> Convolution:
+    """A kernel x kernel convolution of [H, W, I] to `outputs` channels, dense but for a share of activations.
 
     Weights and activations are random and never zero, except that exactly the share `zeros` of the activations,
     at random places, is the zero point.
@@ -73,10 +79,10 @@ def synthetic(shape: tuple[int, int, int], outputs: int, kernel: int, zeros: flo
     activations.flat[chosen] = 0
     weights = generator.integers(1, 128, (outputs, kernel, kernel, shape[2]))
     weights *= generator.choice([-1, 1], weights.shape)
-    name = f"{'x'.join(map(str, shape))}-{outputs}-{kernel}x{kernel}"
+    name = f"{'x'.join(map(str, shape))} to {outputs}, {kernel}x{kernel}"
     return Convolution(name, activations.astype(np.int8), 0.05, 0, weights.astype(np.int8),
                        generator.integers(-1000, 1000, outputs, dtype=np.int32), np.full(1, 0.002, np.float32),
-                       (1, 1), "SAME", "NONE", 0.5, 0)
+                       (1, 1), padding, "NONE", 0.5, 0)
 
 
 def cut_out(graph: Graph, operator: Operator, tensors: dict[int, np.ndarray]) -> Convolution:
@@ -98,3 +104,9 @@ def random_mask(shape: tuple[int, ...], density: float, generator: np.random.Gen
     mask = np.zeros(shape, bool)
     mask.flat[generator.permutation(mask.size)[: max(1, round(density * mask.size))]] = True
     return mask
+
+
+def short_name(name: str) -> str:
+    """A layer's name without the scopes, and without the names of what was fused into it."""
+    name = name.partition(";")[0].partition("/FusedBatchNorm")[0].removeprefix("model/")
+    return name.removesuffix("/Relu").removesuffix("/BiasAdd").removesuffix("/MatMul")

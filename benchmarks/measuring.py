@@ -10,10 +10,13 @@ import numpy as np
 
 from benchmarks.layers import Convolution, random_mask
 from hw.contract.config import Config
+from hw.contract.image import Program
 from sw_driver.compiler import compile_model
 from sw_driver.device import Device
+from sw_driver.inputs import load_input
 from sw_driver.oracle import run_oracle
 from sw_driver.result import LayerResult, RunResult
+from sw_driver.tflite.reader import load_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +33,28 @@ class NotExact(RuntimeError):
     """A result that differs from TFLite Micro: no figure of such a run may be reported."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model with one input, and input files for it."""
+
+    name: str
+    model: Path
+    files: list[Path]
+
+    def inputs(self, file: Path) -> dict[str, np.ndarray]:
+        """The content of a file, as a run takes it."""
+        graph = load_graph(self.model)
+        return {graph.input_names[0]: load_input(file, graph.tensors[graph.inputs[0]])}
+
+
+def real_networks() -> list[Network]:
+    """The networks that are there, ResNet-8 first."""
+    found = [Network("digits", DIGITS, sorted((DIGITS.parent / "digits_inputs").iterdir()))]
+    if RESNET.exists():
+        found.insert(0, Network("ResNet-8", RESNET, sorted((RESNET.parent / "inputs").iterdir())))
+    return found
+
+
 @dataclasses.dataclass
 class Bench:
     """A device to measure on. progress : told what runs."""
@@ -37,15 +62,21 @@ class Bench:
     device: Device
     progress: Callable[[str], None]
 
+    def __post_init__(self) -> None:
+        self._model: bytes | Path | None = None
+        self._program: Program | None = None
+
     @property
     def config(self) -> Config:
         """The device's sizes."""
         return self.device.config
 
     def run(self, model: bytes | Path, inputs: Mapping[str, np.ndarray], label: str) -> RunResult:
-        """Compile, run, compare. Raises NotExact."""
+        """Compile, unless it is the last model again; run, compare. Raises NotExact."""
         self.progress(label)
-        result = self.device.run(compile_model(model, self.config), inputs)
+        if self._program is None or self._model != model:
+            self._model, self._program = model, compile_model(model, self.config)
+        result = self.device.run(self._program, inputs)
         expected = run_oracle(model, inputs)
         for (name, found), wanted in zip(result.outputs.items(), expected, strict=True):
             if not np.array_equal(found, wanted):
@@ -57,26 +88,16 @@ class Bench:
         """The convolution alone, ungated."""
         return _only_convolution(self.run(layer.model(), {"x": layer.activations}, label))
 
-    def gated(self, layer: Convolution, density: float, label: str) -> tuple[LayerResult, float]:
-        """The convolution behind a random mask, and the mask's exact density."""
-        generator = np.random.default_rng([SEED, round(1000 * density)])
-        model = layer.model(gated=True)
-        shape = _output_shape(layer)
+    def gated(self, layer: Convolution, density: float, label: str, number: int = 0) -> tuple[LayerResult, float]:
+        """The convolution behind the random mask of this number, and the mask's exact density."""
+        generator = np.random.default_rng([SEED, round(1000 * density), number])
+        shape = layer.output_shape
         mask = random_mask((*shape[:3], 1), density, generator)
         skip = generator.integers(-128, 128, shape, dtype=np.int8)
-        result = self.run(model, {"x": layer.activations, "mask": mask, "skip": skip}, label)
+        result = self.run(layer.model(gated=True), {"x": layer.activations, "mask": mask, "skip": skip}, label)
         return _only_convolution(result), float(mask.mean())
 
 
 def _only_convolution(result: RunResult) -> LayerResult:
     (layer,) = [layer for layer in result.layers if layer.engine == "conv"]
     return layer
-
-
-def _output_shape(layer: Convolution) -> tuple[int, int, int, int]:
-    pixels = layer.macs // layer.weights.size
-    columns = layer.activations.shape[2]
-    if layer.padding == "VALID":
-        columns -= layer.weights.shape[2] - 1
-    columns = -(-columns // layer.stride[1])
-    return (1, pixels // columns, columns, layer.weights.shape[0])

@@ -10,7 +10,7 @@ from rich.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One table: key (in the JSON), title, what its figures mean, header and rows."""
+    """One table: key (in the JSON), title, what its figures mean, header and rows. Columns' titles may repeat."""
 
     key: str
     title: str
@@ -33,9 +33,13 @@ class Section:
         return f"## {self.title}\n\n{self.note}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def json(self) -> dict[str, Any]:
-        """Rows as objects."""
-        return {"title": self.title, "note": self.note,
-                "rows": [dict(zip(self.header, row, strict=True)) for row in self.rows]}
+        """What `from_json` makes the section of again."""
+        return {"title": self.title, "note": self.note, "header": self.header, "rows": self.rows}
+
+    @classmethod
+    def from_json(cls, key: str, value: dict[str, Any]) -> Section:
+        """A section as `json` gave it. Raises KeyError."""
+        return cls(key, value["title"], value["note"], value["header"], value["rows"])
 
 
 def _text(cell: Any) -> str:

@@ -64,9 +64,10 @@ class Lacuna(wiring.Component):
         m.d.comb += sequencer.progress.eq(conv.progress | vector.progress)
 
         # ---- memories: load fills them, the engines read --------------------------------------------------
-        m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes)
+        m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes, readers=2)
         m.submodules.maps = maps = LocalMemory(config.map_entries, 64)
-        m.submodules.parameters = parameters = LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes)
+        m.submodules.parameters = parameters = LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes,
+                                                             readers=2)
         m.submodules.masks = masks = LocalMemory(config.mask_words, MASK_WORD_BITS, readers=2)
         connect(m, load.weight, weights.write)
         connect(m, load.map, maps.write)
@@ -77,6 +78,8 @@ class Lacuna(wiring.Component):
         connect(m, conv.parameters, parameters.read_0)
         connect(m, conv.mask, masks.read_0)
         connect(m, vector.mask, masks.read_1)
+        connect(m, vector.weights, weights.read_1)
+        connect(m, vector.parameters, parameters.read_1)
 
         fetches = [f"conv_fetch_{i}" for i in range(config.fetch_ports)]
         feature = FeatureMemory(config, word_readers=["conv_skip", "store"], byte_readers=fetches,

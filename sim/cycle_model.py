@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import Flag, Opcode, Space
 from hw.contract.config import Config
+from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Costs:
     wave: int = 3  #: a wave's last pixel walked until the next wave's first
     tile_rows_per_cycle: int = 2  #: weight rows that the loader moves per cycle
     tile_minimum: int = 1  #: cycles that a tile takes the loader, even one without rows
-    tile_free: int = 2  #: a row's last issue for a tile until the loader may send the next one
+    tile_free: int = 1  #: a row's last issue for a tile until the loader may send the next one
     tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
-    fetch_latency: int = 8  #: an activation word requested until its row sees it
+    fetch_latency: int = 7  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
     conv_end: int = 16  #: the last accumulators taken until the last word is written
+    conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 33  #: a vector command, but the steps of its words
+    depthwise: int = 45  #: a DEPTHWISE command, but its steps
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
@@ -63,14 +66,16 @@ class ConvWork:
     """What a convolution asks of the engine, for its n active pixels in row-major order.
 
     issue : [n, kernel tiles, output blocks] weight rows that each pixel multiplies in each tile.
-    words : bool [n, kernel tiles], whether the pixel has an activation word there (padding has none).
+    banks : [n, kernel tiles] bit i: its activation word lies in bank i of the feature memory (two bits where it
+        straddles two words); 0: it is padding.
     tile_rows : [kernel tiles, output blocks] rows stored in each tile.
     unrolling : log2 of the output blocks worked on at once.    """
 
     issue: NDArray[np.integer]
-    words: NDArray[np.bool_]
+    banks: NDArray[np.integer]
     tile_rows: NDArray[np.integer]
     unrolling: int
+    empty_words: int = 0
 
 
 def _row_cycles(work: ConvWork, waves: int, depth: int, pixel_groups: int) -> NDArray[np.int64]:
@@ -83,8 +88,8 @@ def _row_cycles(work: ConvWork, waves: int, depth: int, pixel_groups: int) -> ND
     padded = np.zeros((waves * depth * pixel_groups, *work.issue.shape[1:]), dtype=np.int16)
     padded[: len(work.issue)] = work.issue
     issue = padded.reshape(*shape, *work.issue.shape[1:])
-    padded_words = np.zeros((waves * depth * pixel_groups, work.words.shape[1], 1), dtype=bool)
-    padded_words[: len(work.words), :, 0] = work.words
+    padded_words = np.zeros((waves * depth * pixel_groups, work.banks.shape[1], 1), dtype=bool)
+    padded_words[: len(work.banks), :, 0] = work.banks != 0
     words = padded_words.reshape(*shape, -1, 1)
     cycles = np.zeros((waves, *issue.shape[2:]), dtype=np.int64)
     slack = np.zeros_like(cycles)
@@ -102,6 +107,14 @@ def _fetch_cycles(pixels: int, pixel_groups: int, config: Config) -> int:
     return -(-max(pixels, pixel_groups) // at_once)
 
 
+def _bank_conflicts(work: ConvWork, waves: int, wave_pixels: int) -> NDArray[np.int64]:
+    """Pairs of words, fetched at once, that share a bank, and so take a cycle more: [waves, kernel tiles]."""
+    padded = np.zeros((waves * wave_pixels, work.banks.shape[1]), dtype=np.int64)
+    padded[: len(work.banks)] = work.banks
+    pairs = padded.reshape(waves, wave_pixels // 2, 2, -1)
+    return (pairs[:, :, 0] & pairs[:, :, 1] != 0).sum(axis=1)
+
+
 def _drain_cycles(pixels: int, blocks: int, pixel_groups: int, config: Config) -> int:
     """Cycles that the drain takes for a wave: Q lanes per cycle, and one for each row without an output block."""
     idle_rows = config.rows - min(pixels, pixel_groups) * blocks
@@ -111,42 +124,51 @@ def _drain_cycles(pixels: int, blocks: int, pixel_groups: int, config: Config) -
 def convolution(work: ConvWork, config: Config) -> int:
     """Cycles of a CONV command with this work."""
     n, kernel_tiles, blocks = work.issue.shape
-    if n == 0:
-        return COSTS.conv_start + COSTS.conv_end
     group_blocks = 1 << work.unrolling
+    if n == 0:
+        return COSTS.conv_start + COSTS.conv_empty + -(-blocks // group_blocks) * (work.empty_words + COSTS.wave)
     pixel_groups = config.rows // group_blocks
     wave_pixels = pixel_groups * config.pixels_per_row
     waves = -(-n // wave_pixels)
     busy = _row_cycles(work, waves, config.pixels_per_row, pixel_groups)
+    conflicts = _bank_conflicts(work, waves, wave_pixels)
+    if pixel_groups == 1 or config.fetch_ports == 1:
+        conflicts[:] = 0
     load = np.maximum(-(-work.tile_rows // COSTS.tile_rows_per_cycle), COSTS.tile_minimum).tolist()
-    walked = COSTS.conv_start + min(n, wave_pixels)  # the last pixel of a wave is known
+    pace = (n + work.empty_words) / n  # cycles of the walk per active pixel
+    walked = COSTS.conv_start + min(n, wave_pixels) * pace  # the last pixel of a wave is known
     ready = np.full((pixel_groups, min(group_blocks, blocks)), walked, dtype=np.float64)
-    before = released = ready  # when each row was done with the last tile, and the one before it
+    before = ready  # when each row was done with the tile before the last
     banks = [np.zeros_like(ready), np.zeros_like(ready)]  # when each row's accumulator banks are free
     drained = 0.0  # when the drain is done with all waves so far
     entries = config.lanes // config.requantise_lanes
-    loader = fetched = float(walked)
+    loader = fetched = walked
     wave_index = 0
     for first in range(0, blocks, group_blocks):
         last = min(first + group_blocks, blocks)
-        ready, before, released = (rows[:, : last - first] for rows in (ready, before, released))
+        ready, before = ready[:, : last - first], before[:, : last - first]
         for wave in range(waves):
             pixels = min(wave_pixels, n - wave * wave_pixels)
             if wave_index:
-                walked += pixels + COSTS.wave
+                walked += pixels * pace + COSTS.wave
             fetched = max(fetched, walked)
-            fetch = _fetch_cycles(pixels, pixel_groups, config)
+            visits = _fetch_cycles(pixels, pixel_groups, config)
+            # Tiles between the last word fetched and the one taken from the queue to make room for it.
+            behind = (config.activation_fifo + 1) / -(-pixels // pixel_groups) - 1
             bank = banks[wave_index % 2]
             ready = np.maximum(ready, bank[:, : last - first])
             for tile in range(kernel_tiles):
-                free = released.max(axis=0).tolist()
+                free = before.max(axis=0).tolist()
                 loads = []
                 for slot_free, cycles in zip(free, load[tile][first:last], strict=True):
                     loader = max(loader, slot_free + COSTS.tile_free) + cycles
                     loads.append(loader + COSTS.tile_latency)
-                fetched = max(fetched + fetch, max(free) + COSTS.fetch_latency)
-                released, before = before, ready
-                ready = np.maximum(np.maximum(ready, loads) + busy[wave, :, tile, first:last], fetched)
+                fetched += visits + int(conflicts[wave, tile])
+                if behind < 1:  # the slowest row must have taken the word whose room in its queue was needed
+                    taken = ready - (ready - before) * behind
+                    fetched = max(fetched, float(taken.max()) + COSTS.fetch_latency)
+                before, ready = ready, np.maximum(
+                    np.maximum(ready, loads) + busy[wave, :, tile, first:last], fetched + 1)
             for group, row in enumerate((ready + COSTS.drain_latency).tolist()):
                 launched = -(-(pixels - group) // pixel_groups) * entries  # for each row; none: it is passed
                 for block, finished in enumerate(row):
@@ -170,7 +192,7 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     words_per_tap : share of taps that lie inside the input.
     """
     if pixels == 0:
-        return COSTS.conv_start + COSTS.conv_end
+        return COSTS.conv_start + COSTS.conv_empty
     lanes = config.lanes if lanes_per_word is None else lanes_per_word
     survive = density * weight_density
     group_blocks = 1 << unrolling
@@ -195,10 +217,19 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
 
 
+#: Commands that read two words at once.
+_PAIRS = (Opcode.ADD, Opcode.MUL)
+
+
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
-    taps = counters["words_read"] // 2 if opcode is Opcode.ADD else counters["words_read"]  # ADD reads two at once
+    taps = counters["words_read"] // 2 if opcode in _PAIRS else counters["words_read"]
     return COSTS.vector + max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
+
+
+def depthwise(steps: int, words_written: int, config: Config) -> int:
+    """Cycles of a DEPTHWISE command from its steps (see `golden.depthwise.fetches`) and the words it writes."""
+    return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
 
 
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
@@ -224,6 +255,11 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
         return expected(config, pixels=pixels, kernel_tiles=taps * values["input_blocks"],
                         output_blocks=values["output_blocks"], unrolling=values["unrolling"],
                         density=density, lanes_per_word=lanes)
-    taps = 2 if opcode is Opcode.ADD else values["kernel_height"] * values["kernel_width"]
+    if opcode is Opcode.DEPTHWISE:
+        lines = values["kernel_height"] * depthwise_lines(values["kernel_width"])
+        kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS
+        words = pixels * values["output_blocks"]
+        return depthwise(words * lines if kept else 2 * words * lines, words, config)
+    taps = 2 if opcode in _PAIRS else values["kernel_height"] * values["kernel_width"]
     words = pixels * values["output_blocks"]
     return vector(opcode, {"words_read": words * taps, "words_written": words}, config)

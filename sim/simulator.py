@@ -19,29 +19,32 @@ What is peculiar about these tools, and why the pins in pyproject.toml are exact
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parent.parent
-
-#: Called with a line of text whenever there is news about a build.
-Progress = Callable[[str], None]
+from sim.build_cache import (
+    ROOT,
+    Progress,
+    SimulatorError,
+    build_root,
+    cached_directory,
+    digest,
+    kill_group,
+    run_logged,
+    tail,
+)
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -81,6 +84,14 @@ extern "C" int compress2(Bytef* dest, uLongf* destLen, const Bytef* source, uLon
 }
 
 
+# Yosys writes combinational logic as `always @*`, which waits for an input to change; what depends only on values
+# that are there from time 0 on would stay x. Blocks with `begin` read a variable that goes from x to 0 for this, too
+# early in Icarus; single statements have nothing. #0 is late enough. (always_comb makes Icarus loop forever.)
+_ICARUS_WAKE = (
+    (r"reg (\\\$auto\$verilog_backend\S+) += 0;", r"reg \1 ; initial #0 \1 = 0;"),
+    (r"(?m)^( *)always @\*\n *(?!begin)(\S.*;)$", r"\1initial #0 \2\n\1always @* \2"),
+)
+
 # Compiled into every simulation with cocotb: main() under a name that Python can call. It does not return,
 # because cocotb has ended the interpreter by then.
 _ENTRY = """#include <cstdio>
@@ -103,10 +114,6 @@ library.simulation(len(arguments), (ctypes.c_char_p * (len(arguments) + 1))(*arg
 
 # Code for a shared library, as fast as for a program: nothing in it is replaced by other libraries.
 _LIBRARY_FLAGS = "-fPIC -fno-semantic-interposition -ftls-model=initial-exec"
-
-
-class SimulatorError(RuntimeError):
-    """A simulator is missing, can't be built, or failed."""
 
 
 class ToolMissing(SimulatorError):
@@ -137,11 +144,6 @@ class Simulation:
 
 
 # ---- tools -----------------------------------------------------------------------------------------
-
-
-def build_root() -> Path:
-    """Where everything built is cached: $LACUNA_BUILD, or build/ in the repository."""
-    return Path(os.environ.get("LACUNA_BUILD") or ROOT / "build").resolve()
 
 
 def verilator_root() -> Path:
@@ -195,87 +197,6 @@ def _libpython() -> str:
     return path
 
 
-# ---- cache -----------------------------------------------------------------------------------------
-
-
-def digest(*parts: object) -> str:
-    """Cache key: 20 hexadecimal digits of a hash of the parts; paths count with their content."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else repr(part).encode()
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()[:20]
-
-
-@contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the lock `name` of the cache; another process that wants it waits."""
-    path = build_root() / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def cached_directory(kind: str, key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """The directory build/<kind>/<key>, and whether it was there already.
-
-    `make` fills an empty directory, which takes its name only when `make` has succeeded: what a failed or
-    interrupted build leaves behind is never taken for a result.
-    """
-    target = build_root() / kind / key
-    if target.is_dir():
-        return target, True
-    with locked(f"{kind}-{key}"):
-        if target.is_dir():
-            return target, True
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{key}.", dir=target.parent) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            make(made)
-            made.rename(target)
-    return target, False
-
-
-def run_logged(command: Sequence[str | Path], log: Path, *, cwd: Path | None = None,
-               env: Mapping[str, str] | None = None, line: Progress | None = None, what: str = "") -> None:
-    """Run a build step in its own process group, its output to `log` and, line by line, to `line`.
-
-    Raises SimulatorError with the log's tail when it fails. The group is gone when this returns or raises.
-    """
-    with log.open("a", encoding="utf-8", errors="replace") as file:
-        process = subprocess.Popen(list(map(str, command)), cwd=cwd, env=env, stdin=subprocess.DEVNULL, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
-                                   start_new_session=True)
-        try:
-            assert process.stdout is not None
-            for text in process.stdout:
-                file.write(text)
-                if line is not None:
-                    line(text.rstrip())
-            status = process.wait()
-        except BaseException:
-            kill_group(process)
-            raise
-    if status:
-        raise SimulatorError(f"{what or command[0]} failed with exit status {status}:\n{tail(log)}")
-
-
-def kill_group(process: subprocess.Popen) -> None:
-    """Kill a process started with start_new_session=True, and everything that it started."""
-    with contextlib.suppress(ProcessLookupError):  # gone already
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def tail(log: Path, lines: int = 25) -> str:
-    """The last lines of a log file."""
-    if not log.exists():
-        return "(no log)"
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
 # ---- building --------------------------------------------------------------------------------------
 
 
@@ -321,7 +242,7 @@ def build(sources: Sequence[Path], top: str, *, simulator: str = "verilator",
             report(f"Compiling {top} with Icarus")
             _make_icarus(directory, sources, top, parameters or {}, defines or {}, includes, waves)
 
-        directory, cached = cached_directory("simulators", f"icarus-{top}-{digest(*common)}", make)
+        directory, cached = cached_directory("simulators", f"icarus-{top}-{digest(*common, _ICARUS_WAKE)}", make)
         import cocotb_tools.config
 
         command = ("vvp", "-n", "-m", str(cocotb_tools.config.lib_name_path("vpi", "icarus")),
@@ -434,7 +355,13 @@ def _make_icarus(directory: Path, sources: Sequence[Path], top: str, parameters:
         (directory / "waves.v").write_text(
             f'module waves; initial begin $dumpfile("{WAVES_FILE}"); $dumpvars(0, {top}); end endmodule\n')
         command += ["-s", "waves", directory / "waves.v"]
-    run_logged([*command, *sources], directory / "build.log", what="Icarus")
+    copies = [directory / source.name for source in sources]
+    for source, copy in zip(sources, copies, strict=True):
+        text = source.read_text()
+        for pattern, replacement in _ICARUS_WAKE:
+            text = re.sub(pattern, replacement, text)
+        copy.write_text(text)
+    run_logged([*command, *copies], directory / "build.log", what="Icarus")
 
 
 # ---- running ---------------------------------------------------------------------------------------

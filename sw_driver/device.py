@@ -212,7 +212,7 @@ class Device:
         if status & Status.ERROR:
             number, index = self._read("ERROR_CODE"), self._read("ERROR_COMMAND")
             address = self._read("ERROR_ADDRESS")
-            code = Error(number) if number in Error else Error.NONE
+            code = Error(number) if number in set(Error) else Error.NONE
             name = code.name if code else f"code {number}"
             self.reset()
             raise DeviceError(f"The device stopped with {name} at {describe_command(program, index)}, address or "

@@ -119,6 +119,9 @@ class Operator:
         RESHAPE : new_shape (tuple of int as in the file, -1 allowed; None when absent). The result is the
             output tensor's shape.
         SOFTMAX : beta (float)
+        LEAKY_RELU : alpha (float)
+        MEAN : keep_dims (bool)
+        RESIZE_NEAREST_NEIGHBOR : align_corners, half_pixel_centers (bool)
         CONCATENATION : axis (int), activation
         others : none
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hw.contract.config import Config
 from hw.contract.image import Layer, Program
+from hw.contract.layouts import DEPTHWISE_TAPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class LayerResult:
         macs = macs_issued + skipped_activation + skipped_weight + gated.
     macs_issued : multiplied. skipped_weight : a row of zero weights met an activation that is not zero.
     gated : of a pixel that no mask demands. skipped_activation : the rest, zero activations and padding.
-    utilisation : macs_issued / (cycles x multipliers); 0 for layers without multiplications.
+        The vector engine issues all of a depthwise layer's that are not gated.
+    utilisation : macs_issued / (cycles x multipliers of the engine); 0 for layers without multiplications.
     """
 
     name: str
@@ -83,8 +85,15 @@ def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], config
             skipped_weight += (record["skipped_weight"] * config.lanes
                                + record["skipped_weight_last"] * command.last_lanes)
             gated += (command.pixels - record["active_pixels"]) * command.pixel_macs
+        # Spare channels behind a table are not zero points; they meet zero weights.
+        skipped_weight = min(skipped_weight, layer.macs - issued - gated)
+    elif layer.macs:  # a depthwise layer skips no activation
+        gated = sum((command.pixels - record["active_pixels"]) * command.pixel_macs
+                    for command, record in zip(layer.commands, own, strict=True))
+        issued = layer.macs - gated
+    multipliers = config.macs_per_cycle if layer.engine == "conv" else DEPTHWISE_TAPS * config.lanes
     return LayerResult(
         layer.name, layer.op, tuple(layer.shape), layer.engine, cycles, layer.macs, issued,
         layer.macs - issued - skipped_weight - gated, skipped_weight, gated,
-        issued / (cycles * config.macs_per_cycle) if cycles else 0.0,
+        issued / (cycles * multipliers) if cycles else 0.0,
         min((record["start"] for record in own), default=0), max((record["end"] for record in own), default=0))

@@ -31,7 +31,7 @@ from sw_driver.links.protocol import Reply, Request
 CLOCK_NS = 10  #: period of the clock in harness.v
 REGISTER_LIMIT = 10_000  #: cycles after which a register access has failed
 RESET_CYCLES = 4
-POLL_CYCLES = 8  #: between looks at the running commands, while a window of them is recorded
+POLL_CYCLES = 32  #: between looks at the running commands, while a window of them is recorded
 
 #: What `violation` in external_memory.v means.
 VIOLATIONS = {

@@ -82,6 +82,8 @@ module external_memory #(
     initial begin
         for (i = 0; i < WORDS; i = i + 1) memory[i] = 64'd0;
         file_acknowledge = 0;
+        {rvalid, rid, rdata, rresp, rlast} = 0;
+        {bvalid, bid, bresp} = 0;
     end
 
     // ---- files ---------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ class RandomGraph(NamedTuple):
 
 def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, runs: int = 1,
                  max_macs: int | None = None, max_weights: int | None = None, fits: Config | None = None,
-                 gated: bool | None = None, reshape_channels: bool = False) -> RandomGraph:
+                 gated: bool | None = None, reshape_channels: bool = False,
+                 all_outputs: bool = False) -> RandomGraph:
     """A random graph, determined by the generator's state and the arguments.
 
     Parameters
@@ -55,6 +56,7 @@ def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, ru
         block of output channels, its mask memory four decision masks.
     gated : True: at least one SELECT_V2; False: none; None: either.
     reshape_channels : also RESHAPEs between feature maps that move elements to other channels.
+    all_outputs : every tensor that an operator makes is a graph output.
     """
     bounds = SIZES[size] if isinstance(size, str) else size
     limit = bounds.macs if max_macs is None else max_macs
@@ -63,7 +65,7 @@ def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, ru
     while True:
         graph = GraphGenerator(rng, bounds, max_macs=limit, max_weights=weights, reshape_channels=reshape_channels,
                                lanes=lanes)
-        graph.grow(gated)
+        graph.grow(gated, all_outputs)
         if graph.macs <= limit and graph.largest_weights <= weights and (fits is None or _fits(graph, fits)):
             return RandomGraph(graph.builder.to_bytes(), [graph.random_inputs() for _ in range(runs)])
 

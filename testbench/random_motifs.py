@@ -22,6 +22,7 @@ from testbench.random_tensors import (
     random_weights,
     random_zero_point,
 )
+from testbench.random_vector_motifs import VectorMotifs
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class _Window:
     padding: str = "SAME"
 
 
-class GraphGenerator:
+class GraphGenerator(VectorMotifs):
     """One graph, as it grows.
 
     Parameters
@@ -105,7 +106,7 @@ class GraphGenerator:
 
     # ---- the graph ----------------------------------------------------------------------------
 
-    def grow(self, gated: bool | None) -> None:
+    def grow(self, gated: bool | None, all_outputs: bool = False) -> None:
         """Add inputs, motifs, a tail and outputs."""
         if gated is not True and self._chance(0.08):
             self._dense_graph()
@@ -114,7 +115,8 @@ class GraphGenerator:
             if self._chance(0.15):
                 self._add_input_map()
             motifs = [self._plain_conv, self._plain_conv, self._residual, self._residual, self._pool, self._pool,
-                      self._any_add, self._reshape_map]
+                      self._any_add, self._reshape_map, self._any_depthwise, self._any_depthwise,
+                      self._unary, self._unary, self._product, self._together, self._together]
             if gated is not False:
                 motifs += [self._gated] * 3
             count = self._between(1, self._size.motifs)
@@ -123,7 +125,7 @@ class GraphGenerator:
                 motif = self._gated if number == forced else self._pick(motifs)
                 motif(self._pick(self._maps[-3:] if self._chance(0.8) else self._maps))
             self._tail()
-        self._choose_outputs()
+        self._choose_outputs(all_outputs)
 
     def random_inputs(self) -> dict[str, np.ndarray]:
         """An array for each graph input."""
@@ -159,9 +161,9 @@ class GraphGenerator:
             self._maps.append(x)
         return x
 
-    def _choose_outputs(self) -> None:
+    def _choose_outputs(self, every: bool) -> None:
         computed = [x for x in self._produced if x not in self._inputs]
-        outputs = [x for x in computed if x not in self._consumed or self._chance(0.08)]
+        outputs = [x for x in computed if every or x not in self._consumed or self._chance(0.08)]
         for index in self._rng.permutation(len(outputs)):
             self.builder.add_output(outputs[index])
 
@@ -179,6 +181,31 @@ class GraphGenerator:
             stride=window.stride, dilation=window.dilation, padding=window.padding, activation=activation)
         self._count(y, weights, math.prod(window.kernel) * blocks(input_channels, self._lanes))
         return self._note(y, x)
+
+    def _depthwise(self, x: int, window: _Window, quantisation: tuple[float, int] | None = None,
+                   multiplier: int = 1) -> int:
+        rng = self._rng
+        channels = self.builder.shape(x)[3] * multiplier
+        weights = random_weights(rng, (channels, *window.kernel, 1))
+        multipliers, bias = self._requantisation(weights)
+        scale, zero_point = quantisation or (random_scale(rng), random_zero_point(rng))
+        activation = random_activation(rng, scale, zero_point)
+        y = self.builder.add_depthwise_conv_2d(
+            x, np.ascontiguousarray(weights.transpose(3, 1, 2, 0)), bias, multipliers * scale / self.builder.scale(x),
+            scale=scale, zero_point=zero_point, stride=window.stride, dilation=window.dilation,
+            padding=window.padding, activation=activation)
+        self._count(y, weights, blocks(channels // multiplier, self._lanes))
+        return self._note(y, x)
+
+    def _any_depthwise(self, x: int) -> int:
+        """A depthwise convolution, more often with a depth multiplier where there are few channels."""
+        window = self._window(x)
+        side = self._between(1, 16)
+        kernel = self._pick([window.kernel, window.kernel, (3, 3), (1, side), (side, 1)])
+        channels = self.builder.shape(x)[3]
+        multiplier = self._between(2, 4) if channels < 8 and self._chance(0.3) else 1
+        padding = window.padding if kernel == window.kernel else "SAME"
+        return self._depthwise(x, dataclasses.replace(window, kernel=kernel, padding=padding), multiplier=multiplier)
 
     def _requantisation(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         multipliers = random_multipliers(self._rng, weights)
@@ -241,6 +268,8 @@ class GraphGenerator:
         _batch, height, width, input_channels = self.builder.shape(x)
         kernel = self._pick([(1, 1), (3, 3), (3, 3), (1, 3), (5, 5), (2, 2)])
         channels = channels or input_channels
+        if channels == input_channels and self._chance(0.25):
+            return self._depthwise(x, _Window(kernel, dilation=self._pick([(1, 1), (1, 1), (1, 2)])), quantisation)
         if self.macs + height * width * input_channels * channels * math.prod(kernel) > self._max_macs:
             kernel = (1, 1)
         dilation = self._pick([(1, 1), (1, 1), (1, 1), (2, 1), (2, 2)])

@@ -179,7 +179,7 @@ class Bench:
         assert await self.get("COMPLETED") == len(commands)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=3, timeout_unit="ms")
 async def quick_bus(dut):
     """Copies with an ideal bus."""
     bench = Bench(dut)
@@ -187,7 +187,7 @@ async def quick_bus(dut):
     await bench.copy(12)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=3, timeout_unit="ms")
 async def slow_bus(dut):
     """Copies under random latency and back-pressure on all channels."""
     bench = Bench(dut)
@@ -198,7 +198,7 @@ async def slow_bus(dut):
     assert all(monitor.transfers for monitor in bench.monitors)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=3, timeout_unit="ms")
 async def bus_errors(dut):
     """An error answer anywhere stops the program with its code; the next program works."""
     bench = Bench(dut)
@@ -221,7 +221,7 @@ async def bus_errors(dut):
         await bench.copy(2)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=3, timeout_unit="ms")
 async def soft_reset_in_mid_burst(dut):
     """The judge sees every burst end in good order."""
     bench = Bench(dut)
@@ -240,7 +240,7 @@ async def soft_reset_in_mid_burst(dut):
         await bench.copy(2)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=3, timeout_unit="ms")
 async def registers(dut):
     """Single bytes, halves, words; unknown and forbidden addresses answer SLVERR."""
     bench = Bench(dut)

@@ -49,6 +49,9 @@ class Opcode(enum.IntEnum):
     ADD = 0x30
     AVERAGE_POOL = 0x31
     MAX_POOL = 0x32
+    DEPTHWISE = 0x33
+    MUL = 0x34
+    MEAN = 0x35
 
 
 #: The engine that an opcode is for; BEGIN and END are the sequencer's own.
@@ -59,6 +62,9 @@ ENGINE_OF: dict[Opcode, Engine] = {
     Opcode.ADD: Engine.VECTOR,
     Opcode.AVERAGE_POOL: Engine.VECTOR,
     Opcode.MAX_POOL: Engine.VECTOR,
+    Opcode.DEPTHWISE: Engine.VECTOR,
+    Opcode.MUL: Engine.VECTOR,
+    Opcode.MEAN: Engine.VECTOR,
 }
 
 
@@ -68,6 +74,7 @@ class Flag(enum.IntFlag):
     GATED = 1  #: only the active pixels of a mask are computed and written (CONV and vector commands)
     PACKED = 2  #: the input is in the packed layout (CONV)
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
+    TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (vector commands)
 
 
 class Space(enum.IntEnum):
@@ -159,8 +166,8 @@ _INPUT = (
     Field("input_pixel_stride", 16, "words (PACKED: bytes) from an input pixel to the next"),
     Field("input_height", 16, "input rows; positions outside are padding"),
     Field("input_width", 16, "input columns; positions outside are padding"),
-    Field("kernel_height", 8, "CONV: 1 to 16"),
-    Field("kernel_width", 8, "CONV: 1 to 16; 1 when PACKED: the tiles of a kernel row are input blocks"),
+    Field("kernel_height", 8, "CONV, DEPTHWISE: 1 to 16"),
+    Field("kernel_width", 8, "CONV, DEPTHWISE: 1 to 16; 1 when PACKED: the tiles of a kernel row are input blocks"),
     Field("stride_y", 8, "at least 1"),
     Field("stride_x", 8, "at least 1"),
     Field("dilation_y", 8, "at least 1"),
@@ -197,6 +204,10 @@ _CONV = (
     _s8("sum_max", "ADD: upper clamp of the sum"),
 )
 
+_TABLE = Field("table_base", 32, "TABLE: weight store word of the table; the entry of r is byte r modulo 256")
+
+# MUL has the fields of ADD: (a - a_zero_point) * (b - b_zero_point), requantised with those of the sum. A stride
+# of 0 broadcasts an operand.
 _ADD = (
     *_OUTPUT,
     Field("reserved_16", 16, "zero"),
@@ -217,6 +228,7 @@ _ADD = (
     _s8("sum_zero_point", "zero point of the sum"),
     _s8("sum_min", "lower clamp of the sum"),
     _s8("sum_max", "upper clamp of the sum"),
+    _TABLE,
 )
 
 _POOL = (
@@ -225,10 +237,39 @@ _POOL = (
     Field("reserved_16", 16, "zero"),
     _s8("output_min", "lower clamp"),
     _s8("output_max", "upper clamp"),
+    _TABLE,
+)
+
+# The sum of a window, plus bias, requantised.
+_MEAN = (
+    *_INPUT,
+    *_OUTPUT,
+    Field("reserved_16", 16, "zero"),
+    _s8("output_min", "lower clamp after requantisation"),
+    _s8("output_max", "upper clamp after requantisation"),
+    _TABLE,
+    Field("multiplier", 32, "Q31 multiplier"),
+    Field("bias", 32, "added to the sum of the window's values", signed=True),
+    _s8("shift", "exponent of the multiplier; positive is left"),
+    _s8("output_zero_point", "added after requantisation"),
+)
+
+# Output channel c comes from input channel c; padding counts as input_zero_point.
+_DEPTHWISE = (
+    *_INPUT,
+    *_OUTPUT,
+    Field("reserved_16", 16, "zero"),
+    Field("weight_base", 32, "weight store word of the first line of taps; see layouts for the order"),
+    Field("parameter_base", 32, "parameter entry of the first output block"),
+    _s8("input_zero_point", "subtracted from every activation"),
+    _s8("output_zero_point", "added after requantisation"),
+    _s8("output_min", "lower clamp after requantisation"),
+    _s8("output_max", "upper clamp after requantisation"),
+    _TABLE,
 )
 
 #: Fields after the header, by opcode, packed one after the other from byte 8; the rest is zero.
-#: In pooling commands kernel_height and kernel_width go up to 255 with at most Config.pool_area pixels
+#: In pooling commands, MEAN included, kernel_height and kernel_width go up to 255 with at most Config.pool_area pixels
 #: together; dilation is 1. Every window of a pool holds at least one input pixel.
 BODY: dict[Opcode, tuple[Field, ...]] = {
     Opcode.BEGIN: _BEGIN,
@@ -239,6 +280,9 @@ BODY: dict[Opcode, tuple[Field, ...]] = {
     Opcode.ADD: _ADD,
     Opcode.AVERAGE_POOL: _POOL,
     Opcode.MAX_POOL: _POOL,
+    Opcode.DEPTHWISE: _DEPTHWISE,
+    Opcode.MUL: _ADD,
+    Opcode.MEAN: _MEAN,
 }
 
 

@@ -3,7 +3,8 @@
 Feature maps, blocked (the rule)
     int8 [y][x][C/L][L]: word (y * width + x) * blocks + b holds channels b*L .. b*L + L-1 of pixel (y, x),
     channel b*L + i in byte i. Where C is not a multiple of L the last block's spare bytes hold the
-    tensor's zero point: they are written so by whoever makes the tensor, and contribute nothing.
+    tensor's zero point: they are written so by whoever makes the tensor, and contribute nothing. (Behind a
+    table they hold anything, and meet zero weights.)
 
 Feature maps, packed (graph inputs with few channels)
     int8 [y][x][C] without spare bytes, padding written out as zero points, so that a kernel row of
@@ -23,6 +24,12 @@ Order of tiles in a CONV command
     for group in groups of B = 1 << unrolling output blocks:
         for ky: for kx: for input block: for output block in the group (the last group may have fewer)
     Words and maps follow one another in this order without gaps. A group's tiles are read once per wave.
+
+Weights of a DEPTHWISE command
+    For every output block, for every kernel row ky, for every line of taps g of it: two words of the weight
+    store, four weight rows of L channels. A line has DEPTHWISE_TAPS (3) taps; a kernel row has
+    ceil(kernel_width / 3) lines, and where that is more than its taps, the first line starts with rows of
+    zeros: line g holds taps kx = 3 * g + j - unused for j = 0, 1, 2. The fourth row is zero.
 
 Row maps
     little-endian L-bit values one after the other, 64 // L in each 64-bit entry, the first in the low bits.
@@ -46,6 +53,23 @@ Waves
 from __future__ import annotations
 
 from hw.contract.config import MASK_WORD_BITS, Config
+
+#: Bytes of the table of a TABLE command.
+TABLE_BYTES = 256
+
+#: Taps of a depthwise kernel that are worked on at once: neighbours in a kernel row.
+DEPTHWISE_TAPS = 3
+
+#: Most lines of taps of a kernel whose words are kept from an output pixel to the next (of undilated kernels).
+DEPTHWISE_KEPT_LINES = 16
+
+#: Words of the weight store that a line of taps takes.
+DEPTHWISE_LINE_WORDS = 2
+
+
+def depthwise_lines(kernel_width: int) -> int:
+    """Lines of taps of a kernel row."""
+    return -(-kernel_width // DEPTHWISE_TAPS)
 
 
 def blocks(channels: int, lanes: int) -> int:

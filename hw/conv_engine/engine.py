@@ -109,15 +109,28 @@ class ConvEngine(wiring.Component):
         def between(value, low, high):
             return (value >= low) & (value <= high)
 
-        acceptable = Signal()
-        m.d.comb += acceptable.eq(Cat(
-            between(command.kernel_height, 1, KERNEL_MAX),
-            between(command.kernel_width, 1, KERNEL_MAX),
-            command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,
-            command.input_blocks != 0, between(command.last_lanes, 1, config.lanes),
-            command.unrolling < len(config.unrollings),
-            command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,
-        ).all())
+        layout_fits, addition_fits, acceptable = Signal(), Signal(), Signal()
+        with m.If(packed):
+            m.d.comb += layout_fits.eq(Cat(
+                command.kernel_width == 1, command.pad_top == 0, command.pad_left == 0,
+                between(command.last_lanes, 1, config.lanes),
+            ).all())
+        with m.Else():
+            m.d.comb += layout_fits.eq(between(command.kernel_width, 1, KERNEL_MAX)
+                                       & (command.last_lanes == config.lanes))
+        m.d.comb += [
+            addition_fits.eq(Cat(
+                Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], -31, 31))
+                for name in ("a", "b", "sum")).all()),
+            acceptable.eq(Cat(
+                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD).value == 0,
+                layout_fits, addition_fits | (flags & Flag.ADD == 0),
+                between(command.kernel_height, 1, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
+                command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,
+                command.input_blocks != 0, command.unrolling < len(config.unrollings),
+                command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,
+            ).all()),
+        ]
 
         refused = Signal()
         m.d.comb += self.engine.error.eq(Cat(refused, Const(Error.BAD_COMMAND, 8), Const(0, 32)))

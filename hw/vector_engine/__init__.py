@@ -1,6 +1,7 @@
 """Vector engine: element-wise and pooling commands, one feature memory word of L channels at a time.
 
-    pixels --> windows --> taps --> feature memory reads --> reduce --> post-process --> feature memory writes
+    pixels --> windows -+-> taps -----------+-> word reader -+-> reduce --------+-> post-process --> feature memory
+                        +-> depthwise walk -+                +-> depthwise MAC -+
 
 Each file is one of these steps; `engine` connects them. An operator that joins adds what is its own: another
 reduction, another post-processing.

@@ -10,26 +10,30 @@ from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, EnginePort, MemoryRead, ReadPort, WritePort
+from hw.vector_engine.depthwise_mac import DepthwiseMac
+from hw.vector_engine.depthwise_walk import DepthwiseWalk, LineTag
 from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce
 from hw.vector_engine.settings import Settings, decode, window_area
-from hw.vector_engine.tap_reader import TapReader
+from hw.vector_engine.table import table_words
+from hw.vector_engine.tap_walk import TapTag, TapWalk
 from hw.vector_engine.window_generator import WindowGenerator
+from hw.vector_engine.word_reader import WordReader
 
 
 class VectorEngine(wiring.Component):
-    """Works on ADD, AVERAGE_POOL and MAX_POOL commands (fields: see hw.contract.commands).
+    """Works on ADD, MUL, AVERAGE_POOL, MAX_POOL, MEAN and DEPTHWISE commands (fields: see hw.contract.commands).
 
-    A word of results costs L / Q cycles or its number of taps, whichever is more. A MAX_POOL with a window of one
-    pixel copies. A field outside its limits, or a window without input pixels, is Error.BAD_COMMAND; the engine then
-    shows the error until it is reset.
+    A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps), whichever is more.
+    A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
+    is Error.BAD_COMMAND; the engine then shows the error until it is reset.
 
     Members
     -------
     engine : EnginePort: commands, counters, error.
     read_a, read_b : operands; only ADD uses read_b. write : results. All feature memory words of L int8.
-    mask : the mask memory.
+    mask, weights, parameters : the private memories, data in the cycle after the address.
     progress : something moved in this cycle: a word was read or written, or a mask word passed.
     """
 
@@ -41,6 +45,8 @@ class VectorEngine(wiring.Component):
             "read_b": Out(ReadPort(config)),
             "write": Out(WritePort(config)),
             "mask": Out(MemoryRead(config.mask_words, MASK_WORD_BITS)),
+            "weights": Out(MemoryRead(config.weight_words, 8 * config.weight_word_bytes)),
+            "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "progress": Out(1),
         })
 
@@ -49,17 +55,19 @@ class VectorEngine(wiring.Component):
         config = self.config
         m.submodules.pixels = pixels = PixelGenerator(config)
         m.submodules.windows = windows = WindowGenerator(config)
-        m.submodules.taps = taps = TapReader(config)
-        m.submodules.reduce = reduce = Reduce(config)
+        tag_bits = max(TapTag(config).size, LineTag(config).size)
+        m.submodules.taps = taps = TapWalk(config, tag_bits)
+        m.submodules.depthwise_walk = depthwise_walk = DepthwiseWalk(config, tag_bits)
+        m.submodules.reader = reader = WordReader(config, tag_bits)
+        m.submodules.reduce = reduce = Reduce(config, tag_bits)
+        m.submodules.depthwise_mac = depthwise_mac = DepthwiseMac(config, tag_bits)
         m.submodules.post_process = post_process = PostProcess(config)
 
         connect(m, pixels.item, windows.item)
-        connect(m, windows.window, taps.window)
-        connect(m, taps.tap, reduce.tap)
-        connect(m, reduce.result, post_process.result)
         connect(m, pixels.mask, flipped(self.mask))
-        connect(m, taps.read_a, flipped(self.read_a))
-        connect(m, taps.read_b, flipped(self.read_b))
+        connect(m, reader.read_a, flipped(self.read_a))
+        connect(m, reader.read_b, flipped(self.read_b))
+        connect(m, post_process.parameters, flipped(self.parameters))
         connect(m, post_process.write, flipped(self.write))
 
         # ---- the command ---------------------------------------------------------------------------------------
@@ -69,13 +77,38 @@ class VectorEngine(wiring.Component):
         bad = Signal()
         area = window_area(m, decoded.kernel_height, decoded.kernel_width)
         busy = Signal()
+        # Two ways from windows to reduced words: taps one by one, or lines of depthwise taps.
+        with m.If(settings.depthwise):
+            _route(m, windows.window, depthwise_walk.window)
+            _route(m, depthwise_walk.fetch, reader.fetch)
+            _route(m, reader.words, depthwise_mac.words)
+            _route(m, depthwise_mac.result, post_process.result)
+        with m.Else():
+            _route(m, windows.window, taps.window)
+            _route(m, taps.fetch, reader.fetch)
+            _route(m, reader.words, reduce.words)
+            _route(m, reduce.result, post_process.result)
         m.d.comb += [
             pixels.settings.eq(settings),
             windows.settings.eq(settings),
+            windows.start.eq(pixels.start),
             taps.settings.eq(settings),
+            depthwise_walk.settings.eq(settings),
+            depthwise_walk.start.eq(pixels.start),
+            depthwise_mac.settings.eq(settings),
+            depthwise_mac.start.eq(pixels.start),
+            post_process.start.eq(pixels.start),
+            reader.absent.eq(settings.input_zero_point),
             reduce.maximum.eq(settings.maximum),
             post_process.settings.eq(settings),
-            busy.eq(Cat(pixels.busy, windows.busy, taps.busy, reduce.busy, post_process.busy).any()),
+            busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,
+                        depthwise_mac.busy, post_process.busy).any()),
+        ]
+        loading, table_there = Signal(), Signal()
+        self._load_table(m, settings, loading, table_there, post_process)
+        m.d.comb += [
+            depthwise_mac.weights.data.eq(self.weights.data),
+            self.weights.address.eq(Mux(loading, settings.table_base + self._table_at, depthwise_mac.weights.address)),
         ]
         failed = Signal()
         with m.FSM():
@@ -86,8 +119,10 @@ class VectorEngine(wiring.Component):
             with m.State("DECODE"):  # the product of the kernel's sides takes a cycle longer
                 m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If(bad | (area > config.pool_area)):
+                with m.If(bad | ((area > config.pool_area) & ~settings.depthwise)):
                     m.next = "FAILED"
+                with m.Elif(settings.table & ~table_there):
+                    m.d.comb += loading.eq(1)
                 with m.Else():
                     m.d.comb += pixels.start.eq(1)
                     m.next = "RUN"
@@ -127,3 +162,24 @@ class VectorEngine(wiring.Component):
             self.progress.eq(read_a | read_b | written | pixels.moved),
         ]
         return m
+
+    def _load_table(self, m: Module, settings, loading: Signal, there: Signal, post_process: PostProcess) -> None:
+        """Read the table's words one after the other while `loading`; `there` when the last one has been written."""
+        words = table_words(self.config)
+        self._table_at = at = Signal(range(words + 1))
+        arriving = Signal()
+        m.d.sync += [
+            arriving.eq(loading & (at != words)),
+            at.eq(Mux(loading, Mux(at == words, at, at + 1), 0)),
+            post_process.table_index.eq(at),
+        ]
+        m.d.comb += [
+            there.eq((at == words) & ~arriving),
+            post_process.table_write.eq(arriving),
+            post_process.table_data.eq(self.weights.data),
+        ]
+
+
+def _route(m: Module, source, target) -> None:
+    """Connect two streams, under the condition that holds."""
+    m.d.comb += [target.valid.eq(source.valid), target.payload.eq(source.payload), source.ready.eq(target.ready)]

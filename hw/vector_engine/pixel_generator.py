@@ -11,11 +11,13 @@ from hw.ports import MemoryRead
 from hw.vector_engine.settings import POSITION_BITS, Settings
 
 #: A row (`index` is y) comes before its pixels (`index` is x). Rows without active pixels don't come.
-ITEM_LAYOUT = data.StructLayout({"is_row": 1, "index": unsigned(POSITION_BITS)})
+#: parity : changes from a pass to the next. first_pass : of several.
+ITEM_LAYOUT = data.StructLayout({"is_row": 1, "index": unsigned(POSITION_BITS), "parity": 1, "first_pass": 1})
 
 
 class PixelGenerator(wiring.Component):
-    """Walks over a command's pixels; a mask word without active pixels takes one cycle, an active pixel one.
+    """Walks over a command's pixels, as often as it has passes; a mask word without active pixels takes one cycle, an
+    active pixel one.
 
     Members
     -------
@@ -49,12 +51,16 @@ class PixelGenerator(wiring.Component):
         address = Signal.like(mask.address)
         row = Signal(POSITION_BITS)
         rows_left = Signal(16)
+        passes_left = Signal(16)
+        parity, first_pass = Signal(), Signal()
+        again = Signal()
         word_column = Signal(16 - column_bits)
         last_of_row = Signal()
         # ---- the word being worked on: its pixels that are still to come --------------------------------------
         word = Signal(MASK_WORD_BITS)
         word_start = Signal(16 - column_bits)
         word_row = Signal(POSITION_BITS)
+        word_parity, word_first = Signal(), Signal()
         announced = Signal()  # the row was sent
 
         word_empty = Signal()
@@ -65,7 +71,8 @@ class PixelGenerator(wiring.Component):
         m.d.comb += [
             word_empty.eq(~word.any()),
             take.eq(walking & fetched & word_empty),
-            next_address.eq(address + 1),
+            again.eq(last_of_row & (rows_left == 1) & (passes_left != 1)),
+            next_address.eq(Mux(again, settings.mask_base, address + 1)),
             mask.address.eq(Mux(take, next_address, address)),
             last_pixel.eq(settings.output_width - 1),
             last_of_row.eq(word_column == last_pixel[column_bits:]),
@@ -81,6 +88,9 @@ class PixelGenerator(wiring.Component):
                 row.eq(settings.output_y),
                 rows_left.eq(settings.output_rows),
                 word_column.eq(0),
+                passes_left.eq(settings.passes),
+                parity.eq(0),
+                first_pass.eq(1),
             ]
         with m.Else():
             m.d.sync += fetched.eq(walking)
@@ -89,6 +99,8 @@ class PixelGenerator(wiring.Component):
                 word.eq(Mux(settings.gated, mask.data, Const(-1, MASK_WORD_BITS)) & within_row),
                 word_start.eq(word_column),
                 word_row.eq(row),
+                word_parity.eq(parity),
+                word_first.eq(first_pass),
                 address.eq(next_address),
                 word_column.eq(word_column + 1),
             ]
@@ -96,7 +108,12 @@ class PixelGenerator(wiring.Component):
                 m.d.sync += announced.eq(0)
             with m.If(last_of_row):
                 m.d.sync += [word_column.eq(0), row.eq(row + 1), rows_left.eq(rows_left - 1)]
-                with m.If(rows_left == 1):
+                with m.If(again):
+                    m.d.sync += [
+                        row.eq(settings.output_y), rows_left.eq(settings.output_rows),
+                        passes_left.eq(passes_left - 1), parity.eq(~parity), first_pass.eq(0),
+                    ]
+                with m.Elif(rows_left == 1):
                     m.d.sync += walking.eq(0)
 
         # ---- items: the row, then its pixels from the lowest bit on -------------------------------------------
@@ -112,6 +129,8 @@ class PixelGenerator(wiring.Component):
             m.d.sync += [
                 self.item.valid.eq(~word_empty),
                 self.item.payload.is_row.eq(~announced),
+                self.item.payload.parity.eq(word_parity),
+                self.item.payload.first_pass.eq(word_first),
                 self.item.payload.index.eq(Mux(announced, Cat(column, word_start), word_row)),
             ]
             with m.If(~word_empty):

@@ -8,29 +8,39 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import word_address_bits
-from hw.vector_engine.tap_reader import Tap
+from hw.vector_engine.tap_walk import TapTag
+from hw.vector_engine.word_reader import Words
+
+#: Bits of the sum of a depthwise kernel's taps: 256 products of -128 and 255 at most.
+ACCUMULATOR_BITS = 24
 
 
 def sum_bits(config: Config) -> int:
-    """Bits of the sum of the largest window: pool_area values of -128."""
+    """Bits of the sum of the largest pooling window: pool_area values of -128."""
     return 8 + (config.pool_area - 1).bit_length()
+
+
+def value_bits(config: Config) -> int:
+    """Bits of any reduced value: sums of pools, and those of 256 products of a depthwise kernel."""
+    return max(sum_bits(config), ACCUMULATOR_BITS)
 
 
 class Reduced(data.StructLayout):
     """A result before post-processing, lanes in slices of Q as they are requantised.
 
     values : int, [L / Q][Q]. b : operand b of ADD, int8, [L / Q][Q]. divisor : taps of a sum, less one, else 0.
-    output : the word that it goes to.
+    output : the word that it goes to. parity : of its pass, where a command has several.
     """
 
     def __init__(self, config: Config):
         lanes = config.requantise_lanes
         slices = config.lanes // lanes
         super().__init__({
-            "values": data.ArrayLayout(data.ArrayLayout(signed(sum_bits(config)), lanes), slices),
+            "values": data.ArrayLayout(data.ArrayLayout(signed(value_bits(config)), lanes), slices),
             "b": data.ArrayLayout(data.ArrayLayout(signed(8), lanes), slices),
             "divisor": unsigned((config.pool_area - 1).bit_length()),
             "output": unsigned(word_address_bits(config)),
+            "parity": 1,
         })
 
 
@@ -40,47 +50,49 @@ class Reduce(wiring.Component):
     Members
     -------
     maximum : largest value instead of sum; stable while busy.
-    tap : stream of Tap. result : stream of Reduced.
+    words : stream of Words, whose tag starts with a TapTag. result : stream of Reduced.
     busy : a result waits.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, tag_bits: int):
         self.config = config
+        self.tag_bits = tag_bits
         super().__init__({
             "maximum": In(1),
-            "tap": In(stream.Signature(Tap(config))),
+            "words": In(stream.Signature(Words(config, tag_bits))),
             "result": Out(stream.Signature(Reduced(config))),
             "busy": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, tap, result = self.config, self.tap, self.result
+        config, words, result = self.config, self.words, self.result
+        tag = data.View(TapTag(config), words.payload.tag[: TapTag(config).size])
         first = Signal(init=1)
         taps_before = Signal(unsigned((config.pool_area - 1).bit_length()))
         m.d.comb += [
-            tap.ready.eq(~tap.payload.last | ~result.valid | result.ready),
+            words.ready.eq(~tag.last | ~result.valid | result.ready),
             self.busy.eq(result.valid),
         ]
         accept = Signal()
-        m.d.comb += accept.eq(tap.valid & tap.ready)
+        m.d.comb += accept.eq(words.valid & words.ready)
         with m.If(result.ready):
             m.d.sync += result.valid.eq(0)
         with m.If(accept):
-            m.d.sync += [first.eq(tap.payload.last), taps_before.eq(taps_before + 1)]
-            with m.If(tap.payload.last):
+            m.d.sync += [first.eq(tag.last), taps_before.eq(taps_before + 1)]
+            with m.If(tag.last):
                 m.d.sync += [
                     taps_before.eq(0),
                     result.valid.eq(1),
-                    result.payload.b.as_value().eq(tap.payload.b),
+                    result.payload.b.as_value().eq(words.payload.b),
                     result.payload.divisor.eq(Mux(self.maximum, 0, taps_before)),
-                    result.payload.output.eq(tap.payload.output),
+                    result.payload.output.eq(tag.output),
                 ]
         for i in range(config.lanes):
             value = Signal(signed(8), name=f"value_{i}")
             partial = Signal(signed(sum_bits(config)), name=f"partial_{i}", reset_less=True)
             reduced = Signal.like(partial, name=f"reduced_{i}")
-            m.d.comb += value.eq(tap.payload.a.word_select(i, 8))
+            m.d.comb += value.eq(words.payload.a.word_select(i, 8))
             with m.If(first | (self.maximum & (value > partial))):
                 m.d.comb += reduced.eq(value)
             with m.Elif(self.maximum):
@@ -89,7 +101,7 @@ class Reduce(wiring.Component):
                 m.d.comb += reduced.eq(partial + value)
             with m.If(accept):
                 m.d.sync += partial.eq(reduced)
-                with m.If(tap.payload.last):
+                with m.If(tag.last):
                     m.d.sync += result.payload.values[i // config.requantise_lanes][
                         i % config.requantise_lanes].eq(reduced)
         return m

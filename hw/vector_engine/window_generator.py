@@ -9,11 +9,15 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import Config
 from hw.ports import word_address_bits
 from hw.vector_engine.pixel_generator import ITEM_LAYOUT
-from hw.vector_engine.settings import POSITION_BITS, Settings
+from hw.vector_engine.settings import CORNER_BITS, POSITION_BITS, Settings
 
 
 class Window(data.StructLayout):
-    """An output pixel: the words of its first valid tap (a, b) and of its result, block 0; its valid taps."""
+    """An output pixel: the words of its first valid tap (a, b) and of its result, block 0; its valid taps.
+
+    For DEPTHWISE: a is the word of its first tap, valid or not, in the channel block that it is the turn of; row and
+    column are the place of this tap. new_row : the first pixel of a row. parity, first_pass : of the pixel's pass.
+    """
 
     def __init__(self, config: Config):
         address_bits = word_address_bits(config)
@@ -23,6 +27,11 @@ class Window(data.StructLayout):
             "output": unsigned(address_bits),
             "rows": unsigned(8),
             "columns": unsigned(8),
+            "row": signed(CORNER_BITS),
+            "column": signed(CORNER_BITS),
+            "new_row": 1,
+            "parity": 1,
+            "first_pass": 1,
         })
 
 
@@ -36,7 +45,8 @@ class WindowGenerator(wiring.Component):
     -------
     settings : Settings, stable while busy.
     item : stream of ITEM_LAYOUT. window : stream of Window.
-    busy : an item is under way. active : a window was taken in this cycle.
+    start : a command begins.
+    busy : an item is under way. active : a window of the first pass was taken in this cycle.
     empty_window : a window without any input pixel came up: the command is malformed.
     """
 
@@ -47,6 +57,7 @@ class WindowGenerator(wiring.Component):
         self.config = config
         super().__init__({
             "settings": In(Settings(config)),
+            "start": In(1),
             "item": In(stream.Signature(ITEM_LAYOUT)),
             "window": Out(stream.Signature(Window(config))),
             "busy": Out(1),
@@ -62,7 +73,7 @@ class WindowGenerator(wiring.Component):
         m.d.comb += [
             advance.eq(~window.valid | window.ready),
             self.item.ready.eq(advance),
-            self.active.eq(window.valid & window.ready),
+            self.active.eq(window.valid & window.ready & window.payload.first_pass),
         ]
 
         def step(value: Value, shape=None, *, name: str, reset_less: bool = True) -> Signal:
@@ -75,16 +86,19 @@ class WindowGenerator(wiring.Component):
         valid = [self.item.valid]
         is_row = [self.item.payload.is_row]
         index = [self.item.payload.index]
+        passes = [Cat(self.item.payload.parity, self.item.payload.first_pass)]
         for i in range(1, self._STAGES):
             valid.append(step(valid[-1], name=f"valid_{i}", reset_less=False))
             is_row.append(step(is_row[-1], name=f"is_row_{i}"))
+            passes.append(step(passes[-1], name=f"pass_{i}"))
         for i in range(1, self._STAGES - 1):
             index.append(step(index[-1], name=f"index_{i}"))
 
         # 1: position of the window in the padded input.
         position = step(index[0] * Mux(is_row[0], settings.stride_y, settings.stride_x), name="position")
         # 2: its corners in the input, which may lie outside.
-        corner = signed(len(position) + 2)
+        corner = signed(CORNER_BITS)
+        assert len(position) + 2 == CORNER_BITS
         pad = Mux(is_row[1], settings.pad_top, settings.pad_left)
         kernel = Mux(is_row[1], settings.kernel_height, settings.kernel_width)
         first = step(position - pad, corner, name="first")
@@ -93,27 +107,54 @@ class WindowGenerator(wiring.Component):
         size = Mux(is_row[2], settings.input_height, settings.input_width)
         clipped_first = Mux(first < 0, 0, first)
         taps = step(Mux(end > size, size, end) - clipped_first, unsigned(8), name="taps")
-        start = step(clipped_first, unsigned(POSITION_BITS), name="start")
-        m.d.comb += self.empty_window.eq(valid[2] & ((end <= 0) | (first >= size)))
+        # Addresses are modulo the memory: the low bits of a negative corner do.
+        start = step(Mux(settings.depthwise, first, clipped_first)[:POSITION_BITS], name="start")
+        negative = step((first < 0) & settings.depthwise, name="start_negative")
+        m.d.comb += self.empty_window.eq(valid[2] & ((end <= 0) | (first >= size)) & ~settings.depthwise)
         # 4 and 5: addresses. `taps` waits for them.
         taps = step(taps, name="taps_of_product")
+        place = step(step(first, name="place"), name="place_of_product")
+        row_place = Signal(corner, reset_less=True)
+        new_row = Signal()
         rows = Signal(8, reset_less=True)
         with m.If(advance):
             m.d.sync += [
                 window.valid.eq(valid[4] & ~is_row[4]),
                 window.payload.rows.eq(rows),
                 window.payload.columns.eq(taps),
+                window.payload.row.eq(row_place),
+                window.payload.column.eq(place),
+                window.payload.new_row.eq(new_row),
+                window.payload.parity.eq(passes[4][0]),
+                window.payload.first_pass.eq(passes[4][1]),
             ]
+            with m.If(valid[4]):
+                m.d.sync += new_row.eq(is_row[4])
             with m.If(valid[4] & is_row[4]):
-                m.d.sync += rows.eq(taps)
-        for name, at in (("a", start), ("b", index[3]), ("output", index[3])):
+                m.d.sync += [rows.eq(taps), row_place.eq(place)]
+        block = self._block(m, advance & valid[4] & ~is_row[4], passes[4][0])
+        signed_start = Cat(start, negative).as_signed()
+        for name, at in (("a", signed_start), ("b", index[3]), ("output", index[3])):
             stride = Mux(is_row[3], settings[f"{name}_row_stride"], settings[f"{name}_pixel_stride"])
             product = step(at * stride, unsigned(address_bits), name=f"{name}_product")
             row_part = Signal(address_bits, name=f"{name}_row", reset_less=True)
             with m.If(advance):
                 with m.If(valid[4] & is_row[4]):
                     m.d.sync += row_part.eq(settings[f"{name}_base"] + product)
-                m.d.sync += window.payload[name].eq(row_part + product)
+                m.d.sync += window.payload[name].eq(row_part + product + block)
 
         m.d.comb += self.busy.eq(Cat(window.valid, *valid[1:]).any())
         return m
+
+    def _block(self, m: Module, pixel: Value, parity: Value) -> Value:
+        """The channel block of the pass that a pixel belongs to; 0 where there is one pass only."""
+        block, of_parity = Signal(16), Signal()
+        changed = Signal()
+        m.d.comb += changed.eq(of_parity != parity)
+        with m.If(self.start):
+            m.d.sync += [block.eq(0), of_parity.eq(0)]
+        with m.Elif(pixel & changed):
+            m.d.sync += [block.eq(block + 1), of_parity.eq(parity)]
+        now = Signal(16)
+        m.d.comb += now.eq(block + changed)
+        return now

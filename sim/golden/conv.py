@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.contract.commands import Flag
-from hw.contract.config import Config
+from hw.contract.config import MASK_WORD_BITS, Config
+from hw.contract.layouts import feature_bank, mask_row_words
 from sim.cycle_model import ConvWork
 from sim.golden.addressing import active_pixels, input_taps, operand_words, output_words
 from sim.golden.memory import OnChip
@@ -63,21 +65,34 @@ def read_tiles(values: Mapping[str, int], memory: OnChip) -> Tiles:
 
 
 def _gather(values: Mapping[str, int], memory: OnChip, y: NDArray[np.int64],
-            x: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Activations minus zero point, int16 [pixels, K], zero where there are none; valid taps, bool [pixels, taps]."""
-    lanes, blocks = memory.config.lanes, values["input_blocks"]
+            x: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Activations minus zero point, int16 [pixels, K], zero where there are none; the banks of their words, as in
+    ConvWork."""
+    config = memory.config
+    lanes, blocks = config.lanes, values["input_blocks"]
     address, valid = input_taps(values, y, x)
     if values["flags"] & Flag.PACKED:
         flat = memory.feature.reshape(-1)
         byte = (address[:, :, None] + np.arange(blocks * lanes)) % flat.size
         activations = flat[byte]
+        first = byte[:, :, ::lanes]
+        word = first // lanes
+        banks = _bank_bits(word, config) | np.where(first % lanes, _bank_bits(word + 1, config), 0)
         activations[:, :, (blocks - 1) * lanes + values["last_lanes"] :] = values["input_zero_point"]
     else:
-        word = (address[:, :, None] + np.arange(blocks)) % memory.config.feature_words
+        word = (address[:, :, None] + np.arange(blocks)) % config.feature_words
+        banks = _bank_bits(word, config)
         activations = memory.feature[word].reshape(*address.shape, blocks * lanes)
     centred = activations.astype(np.int16) - np.int16(values["input_zero_point"])
     centred[~valid] = 0
-    return centred.reshape(len(y), address.shape[1] * blocks * lanes), valid
+    banks[~valid] = 0
+    depth = address.shape[1] * blocks
+    return centred.reshape(len(y), depth * lanes), banks.reshape(len(y), depth)
+
+
+def _bank_bits(words: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
+    """One bit for the bank of each word."""
+    return np.asarray(1 << feature_bank(cast(Any, words), config.feature_banks), dtype=np.uint8)
 
 
 @dataclasses.dataclass
@@ -104,11 +119,11 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
     nonzero_count = np.zeros(depth, dtype=np.int64)
     results = np.empty((len(y), values["output_blocks"] * lanes), dtype=np.int64)
     issue = np.zeros((len(y), kernel_tiles, values["output_blocks"]), dtype=np.int16)
-    words = np.zeros((len(y), kernel_tiles), dtype=bool)
+    banks = np.zeros((len(y), kernel_tiles), dtype=np.uint8)
     step = max(1, _CHUNK_ELEMENTS // depth)
     for at in range(0, len(y), step):
         part = slice(at, at + step)
-        centred, valid = _gather(values, memory, y[part], x[part])
+        centred, banks[part] = _gather(values, memory, y[part], x[part])
         # float64 is exact here: every sum stays below 2**53 (255 * 128 * 2**24 products).
         accumulators = (centred.astype(np.float64) @ weights).astype(np.int64)
         results[part] = requantise(accumulators, bias, multiplier, shift, values["output_zero_point"],
@@ -117,7 +132,6 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
         nonzero_count += nonzero.sum(axis=0)
         by_tile = nonzero.reshape(-1, kernel_tiles, lanes).transpose(1, 0, 2).astype(np.float32)
         issue[part] = np.matmul(by_tile, map_weights).transpose(1, 0, 2)
-        words[part] = np.repeat(valid, values["input_blocks"], axis=1)
 
     if values["flags"] & Flag.ADD:
         addition = Addition(
@@ -141,4 +155,6 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
     }
     tile_rows = tiles.maps.reshape(kernel_tiles, lanes, -1).sum(axis=1)
     return Convolution(counters, ConvWork(
-        issue=issue, words=words, tile_rows=tile_rows, unrolling=values["unrolling"]))
+        issue=issue, banks=banks, tile_rows=tile_rows, unrolling=values["unrolling"],
+        empty_words=mask_row_words(values["output_width"]) * values["output_rows"]
+        - len(np.unique(y * (1 << 16) + x // MASK_WORD_BITS))))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines
 from hw.contract.registers import Window
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.memory import entry_bytes, entry_count
@@ -60,14 +61,15 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
                           f"{values['output_width']} pixels of {values['output_blocks']} blocks")
     reads: dict[Space, Indices] = {}
     inputs = np.empty(0, dtype=np.int64)
-    if command.opcode is not Opcode.ADD:
+    elementwise = command.opcode in (Opcode.ADD, Opcode.MUL)
+    if not elementwise:
         blocks = values["input_blocks" if command.opcode is Opcode.CONV else "output_blocks"]
         inputs = input_words(values, blocks, words, config.lanes)
         own = np.intersect1d(inputs, output)
         if own.size:
             raise HazardError(f"{command} overwrites feature memory word {own[0]}, which it also reads as input")
     in_place = [name for name in ("a", "b") if f"{name}_base" in values
-                and (command.opcode is Opcode.ADD or values["flags"] & Flag.ADD)]
+                and (elementwise or values["flags"] & Flag.ADD)]
     parts = [inputs]
     for name in in_place:
         operand = operand_words(values, name, y, x, words)
@@ -85,6 +87,15 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
             values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
             config.parameter_entries)
         reads[Space.WEIGHT] = _ring(values["weight_base"], weight_words, config.weight_words)
+    if command.opcode is Opcode.DEPTHWISE:
+        lines = values["kernel_height"] * depthwise_lines(values["kernel_width"]) * values["output_blocks"]
+        reads[Space.WEIGHT] = _ring(values["weight_base"], lines * DEPTHWISE_LINE_WORDS, config.weight_words)
+        reads[Space.PARAMETER] = _ring(
+            values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
+            config.parameter_entries)
+    if "table_base" in values and values["flags"] & Flag.TABLE:
+        table = _ring(values["table_base"], TABLE_BYTES // config.weight_word_bytes, config.weight_words)
+        reads[Space.WEIGHT] = np.union1d(reads.get(Space.WEIGHT, inputs[:0]), table)
     return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)})
 
 

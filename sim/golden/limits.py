@@ -80,6 +80,15 @@ def _pool(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     _output(opcode, values)
 
 
+def _depthwise(opcode: Opcode, values: Mapping[str, int]) -> None:
+    _window(opcode, values)
+    for field in ("kernel_height", "kernel_width"):
+        _require(opcode, values, field, 1, KERNEL_MAX)
+    for field in ("dilation_y", "dilation_x"):
+        _require(opcode, values, field, 1)
+    _output(opcode, values)
+
+
 def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     """Raise DeviceError(BAD_COMMAND) that names the field, its value and its limit."""
     if opcode in (Opcode.LOAD, Opcode.STORE):
@@ -87,10 +96,16 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     elif opcode is Opcode.CONV:
         _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD)
         _convolution(opcode, values, config)
-    elif opcode is Opcode.ADD:
-        _flags(opcode, values, Flag.GATED)
+    elif opcode in (Opcode.ADD, Opcode.MUL):
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _addition(opcode, values)
         _output(opcode, values)
-    elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL):
-        _flags(opcode, values, Flag.GATED)
+    elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL, Opcode.MEAN):
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
         _pool(opcode, values, config)
+        if opcode is Opcode.MEAN:
+            _require(opcode, values, "multiplier", 0, (1 << 31) - 1)
+            _require(opcode, values, "shift", -31, 31)
+    elif opcode is Opcode.DEPTHWISE:
+        _flags(opcode, values, Flag.GATED | Flag.TABLE)
+        _depthwise(opcode, values)

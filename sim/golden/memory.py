@@ -129,7 +129,7 @@ class External:
 class Windows:
     """Accesses to external memory through the address windows; everything else is denied.
 
-    `read` and `write` raise DeviceError: WINDOW_READ or WINDOW_WRITE with the transfer's offset, BUS_READ or
+    `check`, `read` and `write` raise DeviceError: WINDOW_READ or WINDOW_WRITE with the transfer's offset, BUS_READ or
     BUS_WRITE with the first byte address where no memory answers.
     """
 
@@ -138,7 +138,8 @@ class Windows:
         self.address_bits = address_bits
         self.windows = [AddressWindow() for _ in range(WINDOWS)]
 
-    def _address(self, window: int, offset: int, length: int, permission: Permission) -> int:
+    def check(self, window: int, offset: int, length: int, permission: Permission) -> int:
+        """The byte address of an access that is permitted."""
         reading = permission == Permission.READ
         code = Error.WINDOW_READ if reading else Error.WINDOW_WRITE
         limits = self.windows[window]
@@ -160,8 +161,8 @@ class Windows:
 
     def read(self, window: int, offset: int, length: int) -> Bytes:
         """A copy of `length` bytes at `offset` of `window`."""
-        return self.external.view(self._address(window, offset, length, Permission.READ), length).copy()
+        return self.external.view(self.check(window, offset, length, Permission.READ), length).copy()
 
     def write(self, window: int, offset: int, data: Bytes) -> None:
         """Write `data` at `offset` of `window`."""
-        self.external.view(self._address(window, offset, data.size, Permission.WRITE), data.size)[:] = data
+        self.external.view(self.check(window, offset, data.size, Permission.WRITE), data.size)[:] = data

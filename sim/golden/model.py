@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
 from hw.contract.config import FORMAT_VERSION, Config
-from hw.contract.registers import Error, Window
+from hw.contract.registers import Error, Permission, Window
 from sim import cycle_model
-from sim.golden import conv, limits, vector
+from sim.golden import conv, depthwise, limits, vector
 from sim.golden.memory import DeviceError, External, OnChip, Windows
 from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
@@ -49,10 +49,12 @@ class Executed:
 class Run:
     """A program's run: the commands executed, in program order, and the error that ended it, if one did.
 
+    dispatched : commands that were sent to an engine: the executed ones, and the one that an engine refused.
     error, error_command, error_address : as the registers hold them. error_text : for people.
     """
 
     executed: list[Executed] = dataclasses.field(default_factory=list)
+    dispatched: int = 0
     error: Error = Error.NONE
     error_command: int = 0
     error_address: int = 0
@@ -98,6 +100,7 @@ class Golden:
                 if opcode is Opcode.BEGIN or index == count - 1:
                     raise DeviceError(Error.BAD_OPCODE, f"{opcode.name} where only END may be" if index == count - 1
                                       else "BEGIN after the start", program + index * COMMAND_BYTES)
+                run.dispatched = index
                 limits.check(opcode, values, self.config)
                 command = Command(index, opcode, values)
                 take_tokens(command, tokens)
@@ -143,15 +146,22 @@ class Golden:
             cycles = (cycle_model.convolution(done.work, self.config) if self.timing
                       else cycle_model.expected_command(opcode, values, self.config))
             return Executed(command, done.counters, cycles)
+        if opcode is Opcode.DEPTHWISE:
+            counters, steps = depthwise.run(values, self.memory, self.config)
+            return Executed(command, counters, cycle_model.depthwise(steps, counters["words_written"], self.config))
         if command.engine is Engine.VECTOR:
-            counters = (vector.add(values, self.memory, self.config) if opcode is Opcode.ADD
-                        else vector.pool(opcode, values, self.memory, self.config))
+            if opcode in (Opcode.ADD, Opcode.MUL):
+                run = vector.add if opcode is Opcode.ADD else vector.multiply
+                counters = run(values, self.memory, self.config)
+            else:
+                counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
         space, length = Space(values["space"]), values["length"]
         if opcode is Opcode.LOAD:
             data = self.windows.read(values["window"], values["offset"], length)
             self.memory.write(space, values["address"], data)
         else:
+            self.windows.check(values["window"], values["offset"], length, Permission.WRITE)  # before 4 GiB are read
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
         return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))

@@ -15,14 +15,17 @@ from sw_driver.command_line.output import require_writable, wide_console, write_
 from sw_driver.compiler import CompileError, compile_graph
 from sw_driver.graph import Graph, Operator
 from sw_driver.tflite.reader import load_graph
-from sw_driver.tflite.support import check
+from sw_driver.tflite.support import TABLE_OPERATORS, check
 
 #: Engines of layers, for people.
 ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}
 
 #: Where operators run that are not fused with another.
 USUAL_PLACES = {
-    "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "ADD": ENGINES["vector"],
+    "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "DEPTHWISE_CONV_2D": ENGINES["vector"],
+    "ADD": ENGINES["vector"],
+    **dict.fromkeys(("MUL", "MEAN", "PAD", "CONCATENATION", "RESIZE_NEAREST_NEIGHBOR", *TABLE_OPERATORS),
+                    ENGINES["vector"]),
     "AVERAGE_POOL_2D": ENGINES["vector"], "MAX_POOL_2D": ENGINES["vector"], "SOFTMAX": ENGINES["host"],
     "SELECT_V2": "no work: its mask gates the layers before it", "RESHAPE": "no work: another view of its input",
 }

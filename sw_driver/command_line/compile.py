@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from hw.contract.config import preset
+from sw_driver.c.export import program_header
 from sw_driver.command_line.output import require_writable, write_file, write_json
 from sw_driver.compiler import compile_model
 
@@ -12,9 +14,13 @@ def handle(options: argparse.Namespace) -> int:
     """Compile, write, say what was written."""
     require_writable(options.output)
     require_writable(options.json)
+    require_writable(options.c_header)
     program = compile_model(options.model, options.preset)
     data = program.to_bytes()
+    header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     write_file(options.output, data)
+    if options.c_header is not None:
+        write_file(options.c_header, header.encode())
     if options.json is not None:
         write_json(options.json, {
             "model": str(options.model),
@@ -29,4 +35,6 @@ def handle(options: argparse.Namespace) -> int:
         })
     print(f"{options.output}: {len(data):,} bytes, {program.command_count} commands, {len(program.layers)} layers, "
           f"for preset {options.preset}")
+    if options.c_header is not None:
+        print(f"{options.c_header}: the program as `lacuna_program {options.c_header.stem}`")
     return 0

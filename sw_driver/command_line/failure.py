@@ -16,11 +16,12 @@ def is_expected(error: Exception) -> bool:
     from sim.simulator import SimulatorError
     from sim.tokens import ProgramError
     from sw_driver import device, inputs
+    from sw_driver.c.export import ExportError
     from sw_driver.compiler import CompileError
     from sw_driver.graph import ModelError
     from sw_driver.links.link import LinkError
     from sw_driver.oracle import OracleError
 
     return isinstance(error, (
-        Failure, CommandError, CompileError, ConfigError, ImageError, LinkError, ModelError, OracleError, ProgramError,
-        SimulatorError, device.DeviceError, device.InputError, inputs.InputError))
+        Failure, CommandError, CompileError, ConfigError, ExportError, ImageError, LinkError, ModelError, OracleError,
+        ProgramError, SimulatorError, device.DeviceError, device.InputError, inputs.InputError))

@@ -95,6 +95,9 @@ def _add_compile(commands: Any) -> None:
     _add_preset(compile_)
     compile_.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.lacuna",
                           help="program image to write")
+    compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
+                          help="also write the program as C data for the C driver (lacuna.h); the variable is called "
+                               "like the file")
     _add_json(compile_, "what the compiler did")
 
 

@@ -9,12 +9,22 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
-from sw_driver.compiler.layers import AddLayer, ConvLayer, FeatureMap, Layer, Mask, PoolLayer
+from sw_driver.compiler.layers import (
+    AddLayer,
+    ConvLayer,
+    CopyLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    Layer,
+    Mask,
+    MulLayer,
+    PoolLayer,
+)
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
 from sw_driver.compiler.unrolling import Chunk, choose_chunks
-from sw_driver.compiler.weights import PackedWeights, WeightTiles
+from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles
 from sw_driver.graph import Graph
 
 
@@ -102,26 +112,46 @@ class Assembly:
                 self.transfers.load(window, offset, feature_map.words * self.config.lanes, Space.FEATURE,
                                     feature_map.buffer.address)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
-        stream = _WeightStream(self, layer) if isinstance(layer, ConvLayer) else None
+        stream: _WeightStream | _DepthwiseStream | None = None
+        if isinstance(layer, ConvLayer):
+            stream = _WeightStream(self, layer)
+        elif isinstance(layer, DepthwiseLayer):
+            stream = _DepthwiseStream(self, layer)
         writers = [other for other in self.layers if other.output is layer.output]
         last = layer is writers[-1] and layer.output in self.wanted
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._plan.stripes[layer].rows if layer in self._plan.stripes else layer.output.height
+        table = None if layer.table is None else self.transfers.stream(layer.table.tobytes(), Space.WEIGHT)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
+            at = len(self.transfers.instructions)
             self._compute(layer, stripe, mask, stream)
+            if table is not None:
+                for instruction in self.transfers.instructions[at:]:
+                    if instruction.layer is layer:
+                        instruction.set_table(table)
             self._store_stripe(layer, stripe)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
 
-    def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None, stream: _WeightStream | None) -> None:
+    def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
+                 stream: _WeightStream | _DepthwiseStream | None) -> None:
         instructions = self.transfers.instructions
-        if isinstance(layer, ConvLayer) and stream is not None:
+        if isinstance(layer, ConvLayer) and isinstance(stream, _WeightStream):
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
                 instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
+        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, _DepthwiseStream):
+            for first, count in stream.chunks:
+                placement = stream.place(first, count)
+                instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
+        elif isinstance(layer, CopyLayer):
+            commands = [self._writer.copy(layer, stripe, piece) for piece in layer.pieces]
+            instructions += [command for command in commands if command is not None]
+        elif isinstance(layer, MulLayer):
+            instructions.append(self._writer.product(layer, stripe, mask))
         elif isinstance(layer, AddLayer):
             instructions.append(self._writer.addition(layer, stripe, mask))
         elif isinstance(layer, PoolLayer):
@@ -221,5 +251,34 @@ class _WeightStream:
 
     def _load(self, packed: PackedWeights) -> Placement:
         return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
-                         self._transfers.stream(packed.maps, Space.MAP),
-                         self._transfers.stream(packed.parameters, Space.PARAMETER))
+                         self._transfers.stream(packed.parameters, Space.PARAMETER),
+                         self._transfers.stream(packed.maps, Space.MAP))
+
+
+class _DepthwiseStream:
+    """The weights of a depthwise layer on their way through the rings, like those of a convolution."""
+
+    def __init__(self, assembly: Assembly, layer: DepthwiseLayer):
+        filters = layer.weights.transpose(1, 0, 2) if layer.transposed else layer.weights
+        self._weights = DepthwiseWeights(filters, layer.bias, layer.multipliers, layer.shifts, assembly.config)
+        self._transfers = assembly.transfers
+        count = self._weights.blocks_at_once
+        if not count:
+            raise CapacityError(f"{layer}: the weights of {assembly.config.lanes} channels take "
+                                f"{self._weights.block_words * assembly.config.weight_word_bytes} bytes, the weight "
+                                f"store has {assembly.config.weight_bytes}")
+        total = self._weights.output_blocks
+        self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
+        self._placement: Placement | None = None
+        parts = [self._weights.pack(first, count) for first, count in self.chunks]
+        assembly.weights.append(WeightReport(layer.name, sum(len(weights) for weights, _parameters in parts), 0,
+                                             sum(len(parameters) for _weights, parameters in parts),
+                                             [Chunk(first, count, 0) for first, count in self.chunks]))
+
+    def place(self, first: int, count: int) -> Placement:
+        """Load the weights of a command, unless they are there."""
+        if self._placement is None or len(self.chunks) > 1:
+            weights, parameters = self._weights.pack(first, count)
+            self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
+                                        self._transfers.stream(parameters, Space.PARAMETER))
+        return self._placement

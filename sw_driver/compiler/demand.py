@@ -45,9 +45,9 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
             require(layer.a, layer.select)
             require(layer.b, layer.select.complement())
             continue
-        mask = layer.mask = demands.get(layer.output)
+        mask = layer.mask = demands.get(layer.output) if layer.can_be_gated else None
         for operand in layer.operands:
-            require(operand, mask and mask.before(layer.step(operand)))
+            require(operand, mask and layer.demand(operand, mask))
 
 
 @dataclasses.dataclass

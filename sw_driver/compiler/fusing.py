@@ -1,10 +1,22 @@
-"""Fusing a residual ADD into the convolution in front of it, dropping dead layers, and buffers shared in place."""
+"""Fusing a residual ADD into the convolution in front of it and a table into a vector layer, dropping dead layers,
+and buffers shared in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sw_driver.compiler.layers import AddLayer, Buffer, ConvLayer, FeatureMap, Layer, Operand
+from sw_driver.compiler.layers import (
+    AddLayer,
+    Buffer,
+    ConvLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    Layer,
+    MulLayer,
+    Operand,
+    PoolLayer,
+)
+from sw_driver.tflite.support import TABLE_OPERATORS
 
 
 def readers(layers: Iterable[Layer], feature_map: FeatureMap) -> list[Layer]:
@@ -58,6 +70,24 @@ def _fits(convolution: ConvLayer, operand: Operand, other: Operand, addition: Ad
                       for x in (operand, other))
     return (convolution.residual is None and operand.whole and same_pixels and other.map is not operand.map
             and convolution.output not in wanted and len(readers(layers, operand.map)) == 1)
+
+
+def fuse_tables(layers: list[Layer], wanted: set[FeatureMap]) -> list[Layer]:
+    """Each table behind another layer of the vector engine that nobody else reads becomes part of that layer."""
+    fused = list(layers)
+    for layer in layers:
+        if not isinstance(layer, PoolLayer) or layer.op not in TABLE_OPERATORS:
+            continue
+        makers = [other for other in fused if other.output is layer.input.map]
+        if (len(makers) == 1 and isinstance(makers[0], (AddLayer, DepthwiseLayer, MulLayer, PoolLayer))
+                and makers[0].table is None and layer.input.whole and makers[0].output not in wanted
+                and len(readers(fused, layer.input.map)) == 1):
+            maker = makers[0]
+            maker.table, maker.output = layer.table, layer.output
+            maker.op, maker.name, maker.shape = f"{maker.op}+{layer.op}", layer.name, layer.shape
+            maker.operators = maker.operators + layer.operators
+            fused.remove(layer)
+    return fused
 
 
 def share_in_place(layers: list[Layer], wanted: set[FeatureMap]) -> None:

@@ -9,7 +9,20 @@ from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Window
-from sw_driver.compiler.layers import AddLayer, Buffer, ConvLayer, FeatureMap, Geometry, Layer, Operand, PoolLayer
+from sw_driver.compiler.layers import (
+    AddLayer,
+    Buffer,
+    ConvLayer,
+    CopyLayer,
+    DepthwiseLayer,
+    FeatureMap,
+    Geometry,
+    Layer,
+    MulLayer,
+    Operand,
+    Piece,
+    PoolLayer,
+)
 from sw_driver.compiler.unrolling import Chunk
 
 #: A memory: one on chip, or a window of external memory.
@@ -62,14 +75,20 @@ class Instruction:
         """The engine that it is for."""
         return ENGINE_OF[self.opcode]
 
+    def set_table(self, table: Region) -> None:
+        """Let every result go through the table that lies there."""
+        self.values["flags"] |= Flag.TABLE
+        self.values["table_base"] = table.first
+        self.reads.append(table)
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a CONV command's weights lie in their rings."""
+    """Where a command's weights lie in their rings; those of DEPTHWISE have no maps."""
 
     weight: Region
-    maps: Region
-    parameters: Region
+    parameters: Region | None = None
+    maps: Region | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +122,8 @@ class InstructionWriter:
                     mask: Region | None) -> Instruction:
         """The CONV command of some output blocks of a layer."""
         config, output = self.config, layer.output
+        assert placement.maps is not None
+        assert placement.parameters is not None
         values = {
             **self._output(layer, stripe, chunk.first_block, chunk.blocks, mask),
             **self._input(layer.input, layer.geometry, stripe),
@@ -139,7 +160,79 @@ class InstructionWriter:
                   | self._input(layer.input, layer.geometry, stripe)
                   | {"output_min": layer.output_min, "output_max": layer.output_max})
         opcode = Opcode.AVERAGE_POOL if layer.average else Opcode.MAX_POOL
+        if layer.mean is not None:
+            opcode = Opcode.MEAN
+            values |= dataclasses.asdict(layer.mean)
         return self._instruction(opcode, layer, stripe, values, mask)
+
+    def product(self, layer: MulLayer, stripe: Stripe, mask: Region | None) -> Instruction:
+        """The MUL command of a layer."""
+        values = self._output(layer, stripe, 0, layer.output.blocks, mask) | {
+            "sum_multiplier": layer.multiplier, "sum_shift": layer.shift, "a_zero_point": layer.a_zero_point,
+            "b_zero_point": layer.b_zero_point, "sum_zero_point": layer.output_zero_point,
+            "sum_min": layer.output_min, "sum_max": layer.output_max}
+        for name, operand, still in (("a", layer.a, False), ("b", layer.b, layer.broadcast)):
+            values |= {f"{name}_base": self._word(stripe.base(operand.map)),
+                       f"{name}_row_stride": 0 if still else operand.width * operand.blocks,
+                       f"{name}_pixel_stride": 0 if still else operand.blocks}
+        return self._instruction(Opcode.MUL, layer, stripe, values, mask)
+
+    def copy(self, layer: CopyLayer, stripe: Stripe, piece: Piece) -> Instruction | None:
+        """The MAX_POOL command that copies, or fills, a piece of a layer; None where the stripe has nothing of it."""
+        low, high = piece.rows(stripe.first, stripe.end)
+        if low == high:
+            return None
+        output, source = layer.output, piece.input
+        row = output.width * output.blocks
+        first = (piece.origin[0] + low * piece.step[0]) * row + piece.origin[1] * output.blocks + piece.first_block
+        filled = piece.fill is not None
+        source_row = source.width * source.blocks
+        values = {
+            "flags": 0, "output_base": self._word(stripe.base(output) + first),
+            "output_row_stride": piece.step[0] * row, "output_pixel_stride": piece.step[1] * output.blocks,
+            "output_y": 0, "output_rows": high - low, "output_width": piece.count[1], "output_blocks": source.blocks,
+            "input_base": self._word(stripe.base(source.map) + (0 if filled else low * source_row)),
+            "input_row_stride": 0 if filled else source_row, "input_pixel_stride": 0 if filled else source.blocks,
+            "input_height": high - low, "input_width": piece.count[1],
+            "kernel_height": 1, "kernel_width": 1, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1,
+            "pad_top": 0, "pad_left": 0,
+            "output_min": -128 if piece.fill is None else piece.fill,
+            "output_max": 127 if piece.fill is None else piece.fill,
+        }
+        return self._instruction(Opcode.MAX_POOL, layer, stripe, values, None)
+
+    def depthwise(self, layer: DepthwiseLayer, stripe: Stripe, first_block: int, count: int, placement: Placement,
+                  mask: Region | None) -> Instruction:
+        """The DEPTHWISE command of some channel blocks of a layer."""
+        assert placement.parameters is not None
+        values = (self._output(layer, stripe, first_block, count, mask)
+                  | self._input(layer.input, layer.geometry, stripe)
+                  | {"weight_base": placement.weight.first, "parameter_base": placement.parameters.first,
+                     "input_zero_point": layer.input_zero_point, "output_zero_point": layer.output_zero_point,
+                     "output_min": layer.output_min, "output_max": layer.output_max})
+        values["input_base"] = self._word(values["input_base"] + first_block)
+        if layer.transposed:
+            self._transpose(values)
+        channels = min(layer.output.channels - first_block * self.config.lanes, count * self.config.lanes)
+        kernel = layer.geometry.kernel
+        return self._instruction(Opcode.DEPTHWISE, layer, stripe, values, mask,
+                                 [placement.weight, placement.parameters], kernel[0] * kernel[1] * channels)
+
+    def _transpose(self, values: dict[str, int]) -> None:
+        """Let the command walk along columns: rows become columns, the first output row is made row 0."""
+        first = values["output_y"]
+        before = first * values["stride_y"] - values["pad_top"]  # input rows that this stripe does not reach
+        skipped = max(before, 0)
+        values["input_base"] = self._word(values["input_base"] + skipped * values["input_row_stride"])
+        values["output_base"] = self._word(values["output_base"] + first * values["output_row_stride"])
+        values["input_height"] -= skipped
+        values["pad_top"] = max(-before, 0)
+        for one, other in (("input_height", "input_width"), ("input_row_stride", "input_pixel_stride"),
+                           ("kernel_height", "kernel_width"), ("stride_y", "stride_x"), ("dilation_y", "dilation_x"),
+                           ("pad_top", "pad_left"), ("output_rows", "output_width"),
+                           ("output_row_stride", "output_pixel_stride")):
+            values[one], values[other] = values[other], values[one]
+        values["output_y"] = 0
 
     def _word(self, address: int) -> int:
         return address % self.config.feature_words

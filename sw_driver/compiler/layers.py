@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from hw.contract.image import Feed
-from sw_driver.compiler.quantisation import AddParameters
+from hw.contract.layouts import depthwise_lines
+from sw_driver.compiler.quantisation import AddParameters, MeanParameters
 
 
 @dataclasses.dataclass(eq=False)
@@ -34,7 +35,6 @@ class FeatureMap:
     words : all of it; for a packed map what its bytes take.
     row_bytes : packed maps only: bytes from a row to the next.
     feed : what the driver puts into window INPUT for it, if it comes from there.
-    constant : its bytes, if it is part of the model.
     """
 
     name: str
@@ -47,7 +47,6 @@ class FeatureMap:
     buffer: Buffer
     row_bytes: int = 0
     feed: Feed | None = None
-    constant: bytes | None = None
 
     @property
     def packed(self) -> bool:
@@ -57,7 +56,7 @@ class FeatureMap:
     @property
     def loaded(self) -> bool:
         """Whether a LOAD brings it, not a layer."""
-        return self.feed is not None or self.constant is not None
+        return self.feed is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,6 +126,7 @@ class Layer:
     """One layer of an engine: `op` is its TFLite name (fused operators joined by +), `output` what it writes.
 
     mask : None, or the pixels that are computed. operators : indices in the graph.
+    table : int8 [256] that every result goes through (layers of the vector engine).
     beneath : a map that must be in the output's buffer before, because this layer writes only some of its pixels.
     """
 
@@ -137,6 +137,7 @@ class Layer:
     output: FeatureMap
     mask: Mask | None = dataclasses.field(default=None, init=False)
     beneath: FeatureMap | None = dataclasses.field(default=None, init=False)
+    table: np.ndarray | None = dataclasses.field(default=None, init=False)
 
     @property
     def operands(self) -> list[Operand]:
@@ -157,6 +158,15 @@ class Layer:
     def step(self, operand: Operand) -> DemandStep:
         """How the demand on the output becomes a demand on `operand`."""
         return DemandStep((1, 1), (1, 1), (1, 1), (0, 0), (operand.height, operand.width))
+
+    @property
+    def can_be_gated(self) -> bool:
+        """Whether the layer may compute some of its pixels only."""
+        return True
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        """The demand on `operand`, given the one on the output; None: all of it."""
+        return mask.before(self.step(operand))
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
         """The rows of `operand`, from one to before another, that output rows first .. end - 1 depend on."""
@@ -226,6 +236,41 @@ class ConvLayer(Layer):
 
 
 @dataclasses.dataclass(eq=False)
+class DepthwiseLayer(Layer):
+    """A depthwise convolution on the vector engine: channel c of the output from channel c of the input.
+
+    Parameters
+    ----------
+    weights : int8 [kernel height, kernel width, channels]. bias, multipliers : int32 [channels]; shifts : int8.
+    """
+
+    input: Operand
+    geometry: Geometry
+    weights: np.ndarray
+    bias: np.ndarray
+    multipliers: np.ndarray
+    shifts: np.ndarray
+    input_zero_point: int
+    output_zero_point: int
+    output_min: int
+    output_max: int
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the engine walks along columns, where that takes fewer steps: tall kernels. A mask has its order."""
+        height, width = self.geometry.kernel
+        return self.mask is None and height * depthwise_lines(width) > width * depthwise_lines(height)
+
+    def step(self, operand: Operand) -> DemandStep:
+        g = self.geometry
+        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
+
+
+@dataclasses.dataclass(eq=False)
 class AddLayer(Layer):
     """An addition on the vector engine."""
 
@@ -243,14 +288,86 @@ class AddLayer(Layer):
 
 
 @dataclasses.dataclass(eq=False)
+class MulLayer(Layer):
+    """A product; b may be one pixel, a vector of channels."""
+
+    a: Operand
+    b: Operand
+    multiplier: int
+    shift: int
+    a_zero_point: int
+    b_zero_point: int
+    output_zero_point: int
+    output_min: int
+    output_max: int
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether b is a vector of channels."""
+        return (self.b.height, self.b.width) != (self.output.height, self.output.width)
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.a, self.b]
+
+    @property
+    def elementwise(self) -> list[Operand]:
+        return [self.a] if self.broadcast else [self.a, self.b]
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        return None if operand is self.b and self.broadcast else super().demand(operand, mask)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Part of a copy: pixel (i, j) of `input`, i < count[0] and j < count[1], goes to output pixel origin + step *
+    (i, j), from channel block `first_block` of it on. fill : the value written instead, where there is one."""
+
+    input: Operand
+    origin: tuple[int, int]
+    count: tuple[int, int]
+    step: tuple[int, int] = (1, 1)
+    first_block: int = 0
+    fill: int | None = None
+
+    def rows(self, first: int, end: int) -> tuple[int, int]:
+        """The i whose output rows are first .. end - 1: from one to before another."""
+        low = max(0, -(-(first - self.origin[0]) // self.step[0]))
+        high = min(self.count[0], -(-(end - self.origin[0]) // self.step[0]))
+        return low, max(low, high)
+
+
+@dataclasses.dataclass(eq=False)
+class CopyLayer(Layer):
+    """Maps put together: PAD, CONCATENATION, RESIZE_NEAREST_NEIGHBOR. The pieces cover the output."""
+
+    pieces: list[Piece]
+
+    @property
+    def operands(self) -> list[Operand]:
+        return list(dict.fromkeys(piece.input for piece in self.pieces))
+
+    @property
+    def can_be_gated(self) -> bool:
+        return False
+
+    def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
+        parts = [piece.rows(first, end) if piece.fill is None else (0, 1)
+                 for piece in self.pieces if piece.input is operand]
+        parts = [(low, high) for low, high in parts if high > low] or [(0, 1)]
+        return min(low for low, _high in parts), max(high for _low, high in parts)
+
+
+@dataclasses.dataclass(eq=False)
 class PoolLayer(Layer):
-    """Pooling; a MAX_POOL of 1x1 without clamp is a copy."""
+    """Pooling; a MAX_POOL of 1x1 without clamp is a copy. mean : parameters of a MEAN."""
 
     input: Operand
     geometry: Geometry
     average: bool
     output_min: int
     output_max: int
+    mean: MeanParameters | None = None
 
     @property
     def operands(self) -> list[Operand]:

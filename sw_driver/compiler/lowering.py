@@ -13,6 +13,7 @@ from sw_driver.compiler.errors import CompileError
 from sw_driver.compiler.layers import (
     AddLayer,
     ConvLayer,
+    DepthwiseLayer,
     Geometry,
     Layer,
     Mask,
@@ -26,14 +27,13 @@ from sw_driver.compiler.quantisation import (
     add_parameters,
     output_multipliers,
 )
+from sw_driver.compiler.vector_lowering import VectorLowering
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
-
-#: Operators that the host runs on what the device made.
-HOST_OPERATORS = frozenset({"SOFTMAX"})
+from sw_driver.tflite.support import HOST_OPERATORS, TABLE_OPERATORS
 
 
-class Lowering:
+class Lowering(VectorLowering):
     """Lowers `graph` for `config`.
 
     Members, after construction
@@ -50,7 +50,10 @@ class Lowering:
         self.host_steps: list[HostStep] = []
         self._on_host: set[int] = set()
         handlers = {
-            "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected, "ADD": self._add,
+            "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
+            "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
+            "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad, "CONCATENATION": self.concatenation,
+            "RESIZE_NEAREST_NEIGHBOR": self.resize, **dict.fromkeys(TABLE_OPERATORS, self.unary),
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
         }
         for operator in graph.operators:
@@ -102,9 +105,6 @@ class Lowering:
 
     # ---- layers -------------------------------------------------------------------------------
 
-    def _name(self, operator: Operator) -> str:
-        return operator.name or f"{operator.op.lower()}_{operator.index}"
-
     def _clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
         activation = operator.options["activation"]
         if activation not in ACTIVATION_BOUNDS:
@@ -118,6 +118,8 @@ class Lowering:
         output_height, output_width, _ = pixels_and_channels(output.shape)
         options = operator.options
         filters = cast(np.ndarray, weights.data)
+        if operator.op == "DEPTHWISE_CONV_2D":
+            filters = filters.transpose(3, 1, 2, 0)
         kernel = filters.shape[1], filters.shape[2]
         if filters.shape[3] != channels:
             raise CompileError(f"{operator}: its filter has {filters.shape[3]} input channels, its input {channels}; "
@@ -146,6 +148,51 @@ class Lowering:
         taps = kernel[0] * kernel[1] * channels
         self._append_conv(operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks)
 
+    def _depthwise(self, operator: Operator) -> None:
+        x, weights, bias = self._weighted(operator)
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, channels = pixels_and_channels(x.shape)
+        output_height, output_width, outputs = pixels_and_channels(output.shape)
+        filters = cast(np.ndarray, weights.data)[0]
+        kernel = filters.shape[0], filters.shape[1]
+        if max(kernel) > KERNEL_MAX:
+            raise CompileError(f"{operator}: kernel {kernel[0]}x{kernel[1]} is larger than {KERNEL_MAX}x{KERNEL_MAX}")
+        if channels == 1:  # every output channel reads the only input channel: a convolution
+            self._convolution(operator)
+            return
+        options = operator.options
+        geometry, _ends = _geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
+                                    (height, width), (output_height, output_width))
+        operand = self.views.operand(x, height, width, channels)
+        if outputs != channels:
+            operand = self._replicated(operator, operand, channels, outputs // channels)
+        multipliers, shifts = output_multipliers(x.scale, weights.scales, output.scale, outputs)
+        low, high = self._clamp(operator, output)
+        self.layers.append(DepthwiseLayer(
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
+            multipliers=multipliers, shifts=shifts, input_zero_point=x.zero_point,
+            output_zero_point=output.zero_point, output_min=low, output_max=high))
+
+    def _replicated(self, operator: Operator, operand: Operand, channels: int, times: int) -> Operand:
+        """Every channel so many times, one after the other: a depth multiplier. A convolution with weights of one
+        copies exactly, with the multiplier 1 = 2^30 * 2^(1 - 31)."""
+        x = self.graph.tensors[operator.inputs[0]]
+        filters = np.zeros((channels * times, 1, 1, channels), np.int8)
+        filters[np.arange(channels * times), 0, 0, np.arange(channels * times) // times] = 1
+        filters = _spread(filters, self.views.channel_positions(operand, channels), operand.blocks * self.config.lanes)
+        name = f"{self._called(operator)}/channels"
+        copies = self.views.extra(x, name, operand.height, operand.width, channels * times)
+        ones = np.ones(channels * times, np.int64)
+        self.layers.append(ConvLayer(
+            name=copies.name, op="DEPTHWISE_CONV_2D/channels", shape=(1, operand.height, operand.width, len(ones)),
+            operators=[operator.index], output=copies, input=operand,
+            geometry=Geometry((1, 1), (1, 1), (1, 1), (0, 0)), weights=filters, bias=np.zeros(len(ones), np.int32),
+            multipliers=(ones << 30).astype(np.int32), shifts=ones.astype(np.int8), input_zero_point=x.zero_point,
+            output_zero_point=x.zero_point, output_min=-128, output_max=127, last_lanes=self.config.lanes,
+            taps_channels=channels, input_blocks=operand.blocks))
+        return Operand(copies, operand.height, operand.width, copies.blocks)
+
     def _fully_connected(self, operator: Operator) -> None:
         x, weights, bias = self._weighted(operator)
         output = self.graph.tensors[operator.outputs[0]]
@@ -170,23 +217,20 @@ class Lowering:
             raise CompileError(f"{operator}: its weights ({weights}) have a zero point other than 0")
         bias = rest[0] if rest else None
         if bias is None:
-            return x, weights, np.zeros(len(weights.data), np.int32)
+            outputs = weights.data.shape[3 if operator.op == "DEPTHWISE_CONV_2D" else 0]
+            return x, weights, np.zeros(outputs, np.int32)
         if bias.data is None:
             raise CompileError(f"{operator}: its bias ({bias}) is computed at run time; it must be a constant")
         return x, weights, bias.data.astype(np.int32)
 
-    def _append_conv(self, operator, operand, geometry, filters, bias, multipliers, last_lanes, taps, input_blocks,
-                     ) -> None:
+    def _append_conv(self, operator: Operator, operand: Operand, geometry: Geometry, filters: np.ndarray,
+                     bias: np.ndarray, multipliers: tuple[np.ndarray, np.ndarray], last_lanes: int, taps: int,
+                     input_blocks: int) -> None:
         output = self.graph.tensors[operator.outputs[0]]
         x = self.graph.tensors[operator.inputs[0]]
         low, high = self._clamp(operator, output)
-        for what, value, limit in (("stride", max(geometry.stride), 255), ("dilation", max(geometry.dilation), 255),
-                                   ("padding", max(geometry.pad), 255), ("input size", max(operand.height,
-                                    operand.width, operand.width * input_blocks), 65535)):
-            if value > limit:
-                raise CompileError(f"{operator}: {what} {value} is larger than {limit}")
         self.layers.append(ConvLayer(
-            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=operand, geometry=geometry, weights=filters, bias=bias,
             multipliers=multipliers[0], shifts=multipliers[1], input_zero_point=x.zero_point,
             output_zero_point=output.zero_point, output_min=low, output_max=high, last_lanes=last_lanes,
@@ -206,7 +250,7 @@ class Lowering:
         except (KeyError, ValueError) as error:
             raise CompileError(f"{operator}: {error}") from None
         self.layers.append(AddLayer(
-            name=self._name(operator), op="ADD", shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op="ADD", shape=output.shape, operators=[operator.index],
             output=self.views.make(output), a=self.views.operand(a, *size), b=self.views.operand(b, *size),
             parameters=parameters))
 
@@ -222,7 +266,7 @@ class Lowering:
         geometry, _ends = _geometry(options, kernel, (1, 1), (height, width), (output_height, output_width))
         low, high = self._clamp(operator, output)
         self.layers.append(PoolLayer(
-            name=self._name(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.make(output), input=self.views.operand(x, height, width, channels), geometry=geometry,
             average=operator.op == "AVERAGE_POOL_2D", output_min=low, output_max=high))
 
@@ -241,7 +285,7 @@ class Lowering:
                                    "output's shape")
         size = height, width, channels
         self.layers.append(SelectLayer(
-            name=self._name(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
+            name=self._called(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
             output=self.views.make(output), select=Mask(self.views.root(condition.index), False, height, width),
             a=self.views.operand(a, *size), b=self.views.operand(b, *size)))
 

@@ -10,10 +10,11 @@ from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
+from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
-from sw_driver.compiler.fusing import drop_unused, fuse_additions, share_in_place
+from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, share_in_place
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
@@ -76,6 +77,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
         wanted.setdefault(lowering.views.maps[lowering.views.root(tensor)], []).append(tensor)
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
+    layers = fuse_tables(layers, set(wanted))
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
     assembly = Assembly(graph, config, layers, wanted)
@@ -83,7 +85,8 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     transfers = assembly.transfers
     instructions = transfers.instructions
     before = dependencies(instructions)
-    order = program_order(instructions, before, config)
+    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
+    order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
@@ -96,7 +99,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
         outputs=[_port(graph, tensor, output_name) for tensor, output_name in
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
-        layers=_reported(graph, layers, ordered) + _host_layers(graph, lowering),
+        layers=_reported(layers, ordered) + _host_layers(graph, lowering),
         report=assembly.report,
     )
 
@@ -125,7 +128,7 @@ def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
     return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
 
 
-def _reported(graph: Graph, layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:
+def _reported(layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:
     own: dict[Layer, list[LayerCommand]] = {layer: [] for layer in layers}
     for index, instruction in enumerate(ordered, start=1):
         if instruction.layer is not None:

@@ -105,3 +105,29 @@ def add_parameters(a: tuple[float, int], b: tuple[float, int], output: tuple[flo
     low, high = activation_range(activation, *output)
     return AddParameters(a_multiplier, a_shift, b_multiplier, b_shift, sum_multiplier, sum_shift,
                          a[1], b[1], output[1], low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanParameters:
+    """Integers of a MEAN: what is added to the sum, Q31 multiplier, exponent (positive is left), zero point."""
+
+    bias: int
+    multiplier: int
+    shift: int
+    output_zero_point: int
+
+
+def mean_parameters(count: int, x: tuple[float, int], output: tuple[float, int]) -> MeanParameters:
+    """Integers of a MEAN of `count` values, from (scale, zero point) of input and output.
+
+    Source: QuantizedMeanOrSum in kernels/internal/reference/reduce.h: the division by `count` is folded into the
+    multiplier, whose bits it makes room for first.
+    """
+    multiplier, shift = quantise_multiplier(x[0] / output[0])
+    room = min(count.bit_length() - 1, 32, 31 + shift)
+    return MeanParameters(-x[1] * count, (multiplier << room) // count, shift - room, output[1])
+
+
+def product_multiplier(a: float, b: float, output: float) -> tuple[int, int]:
+    """Q31 multiplier and exponent of a MUL, from the scales of its operands and output (mul_common.cc)."""
+    return quantise_multiplier(a * b / output)

@@ -7,8 +7,6 @@ import itertools
 from collections.abc import Sequence
 
 from hw.contract.commands import Engine
-from hw.contract.config import Config
-from sim.cycle_model import expected_command
 from sw_driver.compiler.instructions import Instruction, Memory
 
 #: A command goes into the program when the one so many places before it on its engine is expected to start: far
@@ -39,10 +37,12 @@ def dependencies(instructions: Sequence[Instruction]) -> list[list[int]]:
     return result
 
 
-def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence[int]], config: Config) -> list[int]:
+def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence[int]],
+                  cycles: Sequence[int]) -> list[int]:
     """Indices of the instructions in the order of the program: as they are expected to start, a little ahead.
 
-    Every engine keeps its order, and everything stays after what it depends on.
+    Every engine keeps its order, and everything stays after what it depends on. `cycles` are those that each
+    instruction is expected to take.
     """
     starts, ends = [0.0] * len(instructions), [0.0] * len(instructions)
     on_engine: dict[Engine, list[int]] = {engine: [] for engine in Engine}
@@ -50,7 +50,7 @@ def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence
     for i, instruction in enumerate(instructions):
         queue = on_engine[instruction.engine]
         starts[i] = max([ends[j] for j in before[i]] + ([ends[queue[-1]]] if queue else []), default=0.0)
-        ends[i] = starts[i] + expected_command(instruction.opcode, {**_COMPLETE, **instruction.values}, config)
+        ends[i] = starts[i] + cycles[i]
         keys.append(starts[queue[-LOOK_AHEAD]] if len(queue) >= LOOK_AHEAD else 0.0)
         queue.append(i)
     waiting = [len(before[i]) for i in range(len(instructions))]
@@ -73,10 +73,6 @@ def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence
             if not waiting[j]:
                 heapq.heappush(ready, (keys[j], j))
     return order
-
-
-#: Fields that `expected_command` reads and that an instruction does not have before it has tokens.
-_COMPLETE = {"flags": 0}
 
 
 def set_tokens(instructions: Sequence[Instruction], before: Sequence[Sequence[int]]) -> None:

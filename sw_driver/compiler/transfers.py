@@ -21,7 +21,7 @@ class Transfers:
 
     Members
     -------
-    data : weights, row maps, parameters, constants; offsets in window IMAGE count from its start.
+    data : weights, row maps, parameters; offsets in window IMAGE count from its start.
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
     """
@@ -97,16 +97,13 @@ class Transfers:
         return feed.offset
 
     def source(self, feature_map: FeatureMap) -> tuple[Window, int]:
-        """Window and offset where a map lies in external memory: an input, a constant, or a spilled map."""
+        """Window and offset where a map lies in external memory: an input, or a spilled map."""
         if not feature_map.loaded:
             return Window.OUTPUT, self.home(feature_map)
         if feature_map not in self._sources:
-            length = feature_map.words * self.config.lanes
-            if feature_map.feed is not None:
-                self._sources[feature_map] = Window.INPUT, self.feed(feature_map.feed, length)
-            else:
-                assert feature_map.constant is not None
-                self._sources[feature_map] = Window.IMAGE, self.append(feature_map.constant)
+            assert feature_map.feed is not None
+            offset = self.feed(feature_map.feed, feature_map.words * self.config.lanes)
+            self._sources[feature_map] = Window.INPUT, offset
         return self._sources[feature_map]
 
     def home(self, feature_map: FeatureMap) -> int:

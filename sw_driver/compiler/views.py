@@ -12,7 +12,6 @@ from hw.contract.layouts import align, blocks
 from sw_driver.compiler.errors import CompileError
 from sw_driver.compiler.layers import Buffer, FeatureMap, Operand
 from sw_driver.graph import Graph, Tensor
-from sw_driver.tensor_layouts import block
 
 
 def pixels_and_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -36,7 +35,7 @@ class Views:
         self.graph = graph
         self.config = config
         self.maps: dict[int, FeatureMap] = {}  #: what layers make, by tensor
-        self.loaded: dict[tuple, FeatureMap] = {}  #: inputs and constants, by tensor and layout
+        self.loaded: dict[tuple, FeatureMap] = {}  #: graph inputs, by tensor and layout
         self._source: dict[int, int] = {}
 
     # ---- tensors ------------------------------------------------------------------------------
@@ -64,6 +63,10 @@ class Views:
         self.maps[tensor.index] = feature_map
         return feature_map
 
+    def extra(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
+        """A feature map that no tensor stands for, made from `tensor`."""
+        return self._blocked(tensor, name, height, width, channels)
+
     def _blocked(self, tensor: Tensor, name: str, height: int, width: int, channels: int) -> FeatureMap:
         lanes = self.config.lanes
         count = blocks(channels, lanes)
@@ -81,7 +84,7 @@ class Views:
         """
         lanes = self.config.lanes
         root = self.graph.tensors[self.root(tensor.index)]
-        if root.constant or root.index in self.graph.inputs:
+        if root.index in self.graph.inputs:
             return Operand(self._load(root, height, width, channels), height, width, blocks(channels, lanes))
         source = self.maps[root.index]
         if channels == source.channels:
@@ -108,15 +111,8 @@ class Views:
         key = (root.index, height, width, channels)
         if key not in self.loaded:
             feature_map = self._blocked(root, root.name or f"tensor {root.index}", height, width, channels)
-            size = feature_map.words * self.config.lanes
-            if root.constant:
-                assert root.data is not None
-                array = root.data.reshape(height, width, channels)
-                data = block(array, self.config.lanes, root.zero_point).tobytes()
-                feature_map.constant = data.ljust(size, b"\0")
-            else:
-                feature_map.feed = Feed(self.input_name(root.index), "blocked", 0, size, height, width, channels,
-                                        root.zero_point)
+            feature_map.feed = Feed(self.input_name(root.index), "blocked", 0, feature_map.words * self.config.lanes,
+                                    height, width, channels, root.zero_point)
             self.loaded[key] = feature_map
         return self.loaded[key]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw.contract.config import Config
-from hw.contract.layouts import align, blocks
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,72 @@ class PackedWeights:
     maps: bytes
     parameters: bytes
     rows: NDArray[np.int64]
+
+
+class DepthwiseWeights:
+    """The weights of one depthwise convolution: lines of taps, and parameters.
+
+    Parameters
+    ----------
+    weights : int8 [kernel height, kernel width, channels]. bias, multipliers : int32 [channels]; shifts : int8.
+    """
+
+    def __init__(self, weights: np.ndarray, bias: np.ndarray, multipliers: np.ndarray, shifts: np.ndarray,
+                 config: Config):
+        self.config = config
+        height, width, channels = weights.shape
+        lines = depthwise_lines(width)
+        self.output_blocks = blocks(channels, config.lanes)
+        self.block_words = height * lines * DEPTHWISE_LINE_WORDS
+        padded = np.zeros((height, lines * DEPTHWISE_TAPS, self.output_blocks * config.lanes), np.int8)
+        padded[:, lines * DEPTHWISE_TAPS - width :, :channels] = weights
+        rows = np.zeros((self.output_blocks, height, lines, 2 * DEPTHWISE_LINE_WORDS, config.lanes), np.int8)
+        taps = padded.reshape(height, lines, DEPTHWISE_TAPS, self.output_blocks, config.lanes)
+        rows[:, :, :, :DEPTHWISE_TAPS] = taps.transpose(3, 0, 1, 2, 4)
+        self._rows = rows
+        self._parameters = Parameters((bias, multipliers, shifts), self.output_blocks, config)
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Output blocks that one command works on: half of what fits, so that the next weights arrive meanwhile.
+        0 where not even one fits."""
+        entries = self.config.lanes // self.config.requantise_lanes
+        fit = min(self.config.weight_words // self.block_words, self.config.parameter_entries // entries)
+        return min(self.output_blocks, max(fit // 2, min(fit, 1)))
+
+    def pack(self, first: int, count: int) -> tuple[bytes, bytes]:
+        """Weights and parameters of output blocks first .. first + count - 1."""
+        return self._rows[first : first + count].tobytes(), self._parameters.pack(first, count)
+
+
+class Parameters:
+    """Bias, multiplier and shift of every output channel, as the parameter memory holds them.
+
+    Parameters
+    ----------
+    values : bias, multipliers (int32), shifts (int8), [channels] each; spare channels get zeros.
+    """
+
+    def __init__(self, values: Sequence[np.ndarray], output_blocks: int, config: Config):
+        self.config = config
+        self._values = [np.zeros(output_blocks * config.lanes, dtype) for dtype in ("<i4", "<i4", "i1")]
+        for padded, given in zip(self._values, values, strict=True):
+            padded[: len(given)] = given
+
+    def entries(self, count: int) -> int:
+        """Parameter entries of `count` output blocks."""
+        return count * (self.config.lanes // self.config.requantise_lanes)
+
+    def pack(self, first: int, count: int) -> bytes:
+        """The entries of output blocks first .. first + count - 1."""
+        lanes, q = self.config.lanes, self.config.requantise_lanes
+        entries = np.zeros((self.entries(count), self.config.parameter_entry_bytes), np.uint8)
+        at = 0
+        for values in self._values:
+            part = values[first * lanes : (first + count) * lanes].view(np.uint8).reshape(len(entries), -1)
+            entries[:, at : at + part.shape[1]] = part
+            at += q * values.itemsize
+        return entries.tobytes()
 
 
 class WeightTiles:
@@ -50,9 +117,7 @@ class WeightTiles:
         self._stored: NDArray[np.bool_] = np.any(self._tiles, axis=3)  # [tile of the block, output block, input lane]
         words = (self._stored.sum(axis=2) + 1) // 2
         self.block_words: NDArray[np.int64] = words.sum(axis=0)
-        self._parameters = [np.zeros(self.output_blocks * lanes, dtype) for dtype in ("<i4", "<i4", "i1")]
-        for padded_values, values in zip(self._parameters, (bias, multipliers, shifts), strict=True):
-            padded_values[:channels] = values
+        self._parameters = Parameters((bias, multipliers, shifts), self.output_blocks, config)
 
     @property
     def row_density(self) -> float:
@@ -69,7 +134,7 @@ class WeightTiles:
 
     def parameter_entries(self, count: int) -> int:
         """Parameter entries of `count` output blocks."""
-        return count * (self.config.lanes // self.config.requantise_lanes)
+        return self._parameters.entries(count)
 
     def pack(self, first: int, count: int, group: int) -> PackedWeights:
         """Tiles of output blocks first .. first + count - 1, worked on in groups of `group`."""
@@ -80,22 +145,12 @@ class WeightTiles:
         lanes = self.config.lanes
         tiles = np.concatenate([self._tiles[at].reshape(-1, lanes, lanes) for at in order])
         stored = np.concatenate([self._stored[at].reshape(-1, lanes) for at in order])
-        return PackedWeights(_compact(tiles, stored), self._maps(stored), self._entries(first, count),
+        return PackedWeights(_compact(tiles, stored), self._maps(stored), self._parameters.pack(first, count),
                              stored.sum(axis=1))
 
     def _maps(self, stored: NDArray[np.bool_]) -> bytes:
         data = np.packbits(stored.reshape(-1), bitorder="little").tobytes()
         return data.ljust(align(len(data), 8), b"\0")
-
-    def _entries(self, first: int, count: int) -> bytes:
-        lanes, q = self.config.lanes, self.config.requantise_lanes
-        entries = np.zeros((self.parameter_entries(count), self.config.parameter_entry_bytes), np.uint8)
-        at = 0
-        for values in self._parameters:
-            part = values[first * lanes : (first + count) * lanes].view(np.uint8).reshape(len(entries), -1)
-            entries[:, at : at + part.shape[1]] = part
-            at += q * values.itemsize
-        return entries.tobytes()
 
 
 def _compact(tiles: NDArray[np.int8], stored: NDArray[np.bool_]) -> bytes:

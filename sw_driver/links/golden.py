@@ -138,7 +138,7 @@ class GoldenLink:
             self._check_hazards(run)
         self._registers |= {
             "ERROR_CODE": run.error, "ERROR_COMMAND": run.error_command, "ERROR_ADDRESS": run.error_address,
-            "CYCLES": cycles, "COMPLETED": completed, "DISPATCHED": len(commands),
+            "CYCLES": cycles, "COMPLETED": completed, "DISPATCHED": run.dispatched,
             "STATUS": (Status.ERROR if run.error else Status.DONE) | Status.INTERRUPT,
         }
         if run.error is Error.WATCHDOG:

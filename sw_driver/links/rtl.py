@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hw.contract.config import Config
+from sim.build_cache import Progress, SimulatorError
 from sim.session import Session, launch
-from sim.simulator import Progress, SimulatorError
 from sw_driver.links import protocol
 from sw_driver.links.link import InterruptTimeout, LinkError
 from sw_driver.links.protocol import Reply, Request

@@ -41,7 +41,8 @@ from sw_driver.tflite.schema import (
 _VERSIONS: Mapping[str, int] = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "MUL": 2, "AVERAGE_POOL_2D": 2,
     "MAX_POOL_2D": 2, "SOFTMAX": 2, "LOGISTIC": 2, "GREATER_EQUAL": 2, "PAD": 2, "CONCATENATION": 2,
-    "RESIZE_NEAREST_NEIGHBOR": 2, "QUANTIZE": 2, "DEQUANTIZE": 2,
+    "RESIZE_NEAREST_NEIGHBOR": 2, "MEAN": 2,
+    "LEAKY_RELU": 2, "TANH": 2, "RELU": 2, "RELU6": 2, "QUANTIZE": 2, "DEQUANTIZE": 2,
 }
 
 #: Constants start at a multiple of this (`force_align` of Buffer.data in the schema).
@@ -282,6 +283,27 @@ class TfliteBuilder:
         """LOGISTIC; the output's scale is 1/256, its zero point -128, as TFLite requires."""
         return self._add_layer("LOGISTIC", [x], self.shape(x), 1 / 256, -128, name, None)
 
+    def add_unary(self, op: str, x: int, *, scale: float, zero_point: int, alpha: float = 0.0, name: str = "") -> int:
+        """RELU, RELU6, TANH, HARD_SWISH or LEAKY_RELU (with `alpha`)."""
+        options = None
+        if op == "LEAKY_RELU":
+            options = self._schema.LeakyReluOptionsT()
+            options.alpha = alpha
+        elif op == "HARD_SWISH":
+            options = self._schema.HardSwishOptionsT()
+        return self._add_layer(op, [x], self.shape(x), scale, zero_point, name, options)
+
+    def add_mean(self, x: int, axes: Sequence[int], *, scale: float, zero_point: int, keep_dims: bool = True,
+                 name: str = "") -> int:
+        """MEAN over `axes`."""
+        options = self._schema.ReducerOptionsT()
+        options.keepDims = keep_dims
+        name = name or self._next_name("MEAN")
+        constant = self.add_constant(f"{name}/axes", np.array(axes, np.int32))
+        shape = [1 if axis in axes else size for axis, size in enumerate(self.shape(x))
+                 if keep_dims or axis not in axes]
+        return self._add_layer("MEAN", [x, constant], shape, scale, zero_point, name, options)
+
     def add_concatenation(self, xs: Sequence[int], axis: int = 3, name: str = "") -> int:
         """CONCATENATION of tensors with the same scale and zero point."""
         options = self._schema.ConcatenationOptionsT()
@@ -289,6 +311,18 @@ class TfliteBuilder:
         shape = list(self.shape(xs[0]))
         shape[axis] = sum(self.shape(x)[axis] for x in xs)
         return self._add_layer("CONCATENATION", xs, shape, self.scale(xs[0]), self.zero_point(xs[0]), name, options)
+
+    def add_resize_nearest_neighbor(self, x: int, factors: Pair, *, half_pixel_centers: bool = False,
+                                    name: str = "") -> int:
+        """RESIZE_NEAREST_NEIGHBOR to `factors` times height and width."""
+        options = self._schema.ResizeNearestNeighborOptionsT()
+        options.halfPixelCenters = half_pixel_centers
+        batch, height, width, channels = self.shape(x)
+        size = height * _pair(factors)[0], width * _pair(factors)[1]
+        name = name or self._next_name("RESIZE_NEAREST_NEIGHBOR")
+        constant = self.add_constant(f"{name}/size", np.array(size, np.int32))
+        return self._add_layer("RESIZE_NEAREST_NEIGHBOR", [x, constant], (batch, *size, channels), self.scale(x),
+                               self.zero_point(x), name, options)
 
     def add_pad(self, x: int, paddings: Sequence[tuple[int, int]], name: str = "") -> int:
         """PAD with the zero point: one (before, after) for each dimension."""

@@ -224,6 +224,74 @@ def _check_softmax(graph: Graph, operator: Operator) -> None:
     _require(math.isfinite(operator.options["beta"]), operator, f"beta must be finite, not {operator.options['beta']}")
 
 
+def _check_unary(graph: Graph, operator: Operator) -> None:
+    (x,) = _operands(graph, operator, 1)
+    y = graph.tensors[operator.outputs[0]]
+    assert x is not None
+    _require(x.shape == y.shape and x.elements > 0 and x.dtype == y.dtype, operator,
+             f"{x} and the output {y} must have one shape and type")
+    _require(math.isfinite(operator.options.get("alpha", 0.0)), operator, "alpha must be finite")
+
+
+def _check_mean(graph: Graph, operator: Operator) -> None:
+    x, axes = _operands(graph, operator, 2)
+    y = graph.tensors[operator.outputs[0]]
+    assert x is not None
+    assert axes is not None
+    _require(x.elements > 0 and axes.dtype == "int32", operator, f"{axes} must be int32 and {x} not empty")
+    if axes.data is None:
+        return
+    wanted = [int(axis) for axis in axes.data.reshape(-1)]
+    rank = len(x.shape)
+    _require(all(-rank <= axis < rank for axis in wanted), operator, f"{x} has no axes {wanted}")
+    reduced = {axis % rank for axis in wanted}
+    keep = operator.options["keep_dims"]
+    shape = tuple(1 if axis in reduced else size for axis, size in enumerate(x.shape) if keep or axis not in reduced)
+    _require(y.shape == shape, operator, f"the output {y} must be {'x'.join(map(str, shape)) or 'a scalar'}")
+
+
+def _check_pad(graph: Graph, operator: Operator) -> None:
+    x, paddings = _operands(graph, operator, 2)
+    y = graph.tensors[operator.outputs[0]]
+    assert x is not None
+    assert paddings is not None
+    _require(x.elements > 0 and paddings.shape == (len(x.shape), 2), operator,
+             f"{paddings} must have a pair for each dimension of {x}")
+    if paddings.data is None:
+        return
+    pairs = paddings.data.tolist()
+    _require(min(min(pair) for pair in pairs) >= 0, operator, f"{paddings} must not be negative")
+    shape = tuple(size + sum(pair) for size, pair in zip(x.shape, pairs, strict=True))
+    _require(y.shape == shape, operator, f"the output {y} must be {'x'.join(map(str, shape))}")
+
+
+def _check_concatenation(graph: Graph, operator: Operator) -> None:
+    _require(len(operator.inputs) > 0 and len(operator.outputs) == 1 and min(operator.inputs) >= 0, operator,
+             "must have inputs and one output")
+    parts, y = [graph.tensors[index] for index in operator.inputs], graph.tensors[operator.outputs[0]]
+    rank, axis = len(y.shape), operator.options["axis"]
+    _require(-rank <= axis < rank and all(len(part.shape) == rank for part in parts), operator,
+             f"the operands {', '.join(map(str, parts))} do not go along axis {axis}")
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    others = [[size for i, size in enumerate(part.shape) if i != axis % rank] for part in parts]
+    _require(all(other == others[0] for other in others) and y.shape == tuple(shape) and y.elements > 0, operator,
+             f"the operands {', '.join(map(str, parts))} do not give the output {y}")
+
+
+def _check_resize(graph: Graph, operator: Operator) -> None:
+    x, size = _operands(graph, operator, 2)
+    y = graph.tensors[operator.outputs[0]]
+    assert x is not None
+    assert size is not None
+    for tensor in (x, y):
+        _require_rank(operator, tensor, 4)
+    _require(size.shape == (2,), operator, f"{size} must have two elements")
+    if size.data is not None:
+        expected = (x.shape[0], *(int(value) for value in size.data), x.shape[3])
+        _require(y.shape == expected, operator, f"the output {y} must be {'x'.join(map(str, expected))}")
+
+
 _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "CONV_2D": _check_conv_2d,
     "DEPTHWISE_CONV_2D": _check_depthwise_conv_2d,
@@ -236,4 +304,9 @@ _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "SELECT_V2": _check_select_v2,
     "RESHAPE": _check_reshape,
     "SOFTMAX": _check_softmax,
+    "MEAN": _check_mean,
+    "PAD": _check_pad,
+    "CONCATENATION": _check_concatenation,
+    "RESIZE_NEAREST_NEIGHBOR": _check_resize,
+    **dict.fromkeys(("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH"), _check_unary),
 }

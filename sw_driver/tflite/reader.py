@@ -281,6 +281,21 @@ def _concatenation(operator: Operator, table: Table) -> dict[str, Any]:
     return {"axis": table.integer(0, "i"), "activation": _activation(operator, table, 1)}
 
 
+def _leaky_relu(operator: Operator, table: Table) -> dict[str, Any]:
+    del operator
+    return {"alpha": table.real(0)}
+
+
+def _reducer(operator: Operator, table: Table) -> dict[str, Any]:
+    del operator
+    return {"keep_dims": table.boolean(0)}
+
+
+def _resize(operator: Operator, table: Table) -> dict[str, Any]:
+    del operator
+    return {"align_corners": table.boolean(0), "half_pixel_centers": table.boolean(1)}
+
+
 def _none(operator: Operator, table: Table) -> dict[str, Any]:
     del operator, table
     return {}
@@ -299,4 +314,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[Operator, Table], dict[str, Any]]]] = {
     "SOFTMAX": ("SoftmaxOptions", _softmax),
     "CONCATENATION": ("ConcatenationOptions", _concatenation),
     "SELECT_V2": ("SelectV2Options", _none),
+    "LEAKY_RELU": ("LeakyReluOptions", _leaky_relu),
+    "MEAN": ("ReducerOptions", _reducer),
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", _resize),
 }

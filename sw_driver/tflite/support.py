@@ -14,6 +14,9 @@ from sw_driver.graph import Graph, ModelError, Operator, Tensor, short_name
 #: Operators that run on the host, after everything else.
 HOST_OPERATORS = ("SOFTMAX",)
 
+#: Unary activations: tables of all results.
+TABLE_OPERATORS = ("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
+
 #: Fused activations: clamps.
 _CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
@@ -99,6 +102,7 @@ class _Checker:
         self._masks = {operator.inputs[0] for operator in graph.operators if operator.op == "SELECT_V2"}
         self._checks: dict[str, Callable[[Operator], Iterator[_Finding]]] = {
             "CONV_2D": self._conv_2d,
+            "DEPTHWISE_CONV_2D": self._conv_2d,
             "FULLY_CONNECTED": self._fully_connected,
             "ADD": self._add,
             "AVERAGE_POOL_2D": self._pool,
@@ -106,6 +110,12 @@ class _Checker:
             "RESHAPE": self._reshape,
             "SOFTMAX": self._softmax,
             "SELECT_V2": self._select_v2,
+            "MUL": self._mul,
+            "MEAN": self._mean,
+            "PAD": self._pad,
+            "CONCATENATION": self._concatenation,
+            "RESIZE_NEAREST_NEIGHBOR": self._resize,
+            **dict.fromkeys(TABLE_OPERATORS, self._unary),
         }
 
     def graph_problems(self) -> Iterator[Problem]:
@@ -207,7 +217,7 @@ class _Checker:
         _outputs, height, width, channels = weights.shape
         if max(height, width) > KERNEL_MAX:
             yield f"its kernel is {height}x{width}", f"{KERNEL_MAX}x{KERNEL_MAX}", _EXPORT
-        if channels != x.shape[3]:
+        if operator.op == "CONV_2D" and channels != x.shape[3]:
             yield (f"it is grouped: {x.shape[3]} input channels, kernels of {channels}", "one group",
                    "write one convolution per group, or a dense kernel with zeros")
         padding = [_padding_before(operator, x.shape[1 + i], weights.shape[1 + i], side) for i, side in enumerate("hw")]
@@ -248,6 +258,76 @@ class _Checker:
         if max(height, width) > _BYTE_MAX or height * width > self._pool_area:
             yield (f"its window is {height}x{width}", f"{_BYTE_MAX} each way and {self._pool_area} pixels",
                    "pool in two steps, or choose a preset with a larger pool_area")
+
+    def _unary(self, operator: Operator) -> Iterator[_Finding]:
+        yield from self._feature_maps(operator.inputs[0], *operator.outputs)
+        yield from self._from_device(operator.inputs[0])
+        (y,) = self._graph.output_tensors(operator)
+        steps, zero_point = {"LOGISTIC": (256, -128), "TANH": (128, 0)}.get(operator.op, (0, 0))
+        if steps and len(y.scales) == 1 and (abs(y.scale * steps - 1) > 1e-3 or y.zero_point != zero_point):
+            yield (f"its output has the scale {y.scale:.6g} and the zero point {y.zero_point}",
+                   f"1/{steps} and {zero_point}", "quantise the model again")
+        if operator.op == "RELU6":
+            yield from self._same_quantisation(operator, operator.inputs[0])
+
+    def _mul(self, operator: Operator) -> Iterator[_Finding]:
+        a, b = (self._graph.tensors[index] for index in operator.inputs)
+        (y,) = self._graph.output_tensors(operator)
+        yield from self._feature_maps(a.index, b.index, y.index)
+        yield from self._from_device(a.index, b.index)
+        yield from self._clamp(operator)
+        vector = (1, 1, 1, y.shape[-1]) if len(y.shape) == 4 else y.shape
+        shapes = {a.shape, b.shape}
+        if not (y.shape in shapes and shapes <= {y.shape, vector}):
+            yield f"its operands are {a} and {b}", "operands of one shape, or a vector of channels as one", _EXPORT
+
+    def _constant(self, operator: Operator) -> Iterator[_Finding]:
+        tensor = self._graph.tensors[operator.inputs[1]]
+        if not tensor.constant:
+            yield f"{tensor} is not a constant", "values stored in the file", _EXPORT
+
+    def _mean(self, operator: Operator) -> Iterator[_Finding]:
+        x, axes = (self._graph.tensors[index] for index in operator.inputs)
+        yield from self._feature_maps(x.index, *operator.outputs)
+        yield from self._from_device(x.index)
+        yield from self._constant(operator)
+        wanted = [] if axes.data is None else sorted(int(axis) % len(x.shape) for axis in axes.data.reshape(-1))
+        if len(x.shape) != 4 or wanted != [1, 2]:
+            yield f"it takes the mean over axes {wanted} of {x}", "axes 1 and 2 of four", _EXPORT
+        elif max(x.shape[1:3]) > _BYTE_MAX or x.shape[1] * x.shape[2] > self._pool_area:
+            yield (f"its window is {x.shape[1]}x{x.shape[2]}", f"{_BYTE_MAX} each way and {self._pool_area} pixels",
+                   "pool in two steps, or choose a preset with a larger pool_area")
+
+    def _pad(self, operator: Operator) -> Iterator[_Finding]:
+        x, paddings = (self._graph.tensors[index] for index in operator.inputs)
+        yield from self._feature_maps(x.index, *operator.outputs)
+        yield from self._from_device(x.index)
+        yield from self._same_quantisation(operator, x.index)
+        yield from self._constant(operator)
+        if len(x.shape) != 4 or (paddings.data is not None and paddings.data[[0, -1]].any()):
+            yield f"it pads {x} beyond rows and columns", "padding of height and width, of four dimensions", _EXPORT
+
+    def _concatenation(self, operator: Operator) -> Iterator[_Finding]:
+        yield from self._feature_maps(*operator.inputs, *operator.outputs)
+        yield from self._from_device(*operator.inputs)
+        yield from self._same_quantisation(operator, *operator.inputs)
+        (y,) = self._graph.output_tensors(operator)
+        if len(y.shape) != 4 or operator.options["axis"] % 4 == 0:
+            yield f"it puts {y} together along axis {operator.options['axis']}", "axis 1, 2 or 3 of four", _EXPORT
+        if operator.options["activation"] != "NONE":
+            yield f"its fused activation is {operator.options['activation']}", "none", _EXPORT
+
+    def _resize(self, operator: Operator) -> Iterator[_Finding]:
+        x = self._graph.tensors[operator.inputs[0]]
+        (y,) = self._graph.output_tensors(operator)
+        yield from self._feature_maps(x.index, y.index)
+        yield from self._from_device(x.index)
+        yield from self._same_quantisation(operator, x.index)
+        yield from self._constant(operator)
+        if any(y.shape[i] % x.shape[i] for i in (1, 2)):
+            yield f"it makes {y} of {x}", "whole factors each way", _EXPORT
+        if operator.options["align_corners"]:
+            yield "it aligns corners", "align_corners off", _EXPORT
 
     def _reshape(self, operator: Operator) -> Iterator[_Finding]:
         yield from self._feature_maps(operator.inputs[0], *operator.outputs)

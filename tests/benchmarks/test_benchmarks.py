@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks import measuring
-from benchmarks.layers import cut_out, random_mask, synthetic
+from benchmarks.__main__ import SECTIONS
+from benchmarks.area import with_submodules
+from benchmarks.layers import cut_out, random_mask, short_name, synthetic
 from benchmarks.measuring import DIGITS, Bench, NotExact
+from benchmarks.plots import plot
+from benchmarks.report import ORDER, write_report
 from benchmarks.tables import Section
 from sw_driver.inputs import load_input
 from sw_driver.opening import open_device
@@ -53,7 +60,65 @@ def test_figures_come_from_exact_runs_only(monkeypatch: pytest.MonkeyPatch) -> N
             bench.convolution(layer, "plain")
 
 
+def test_a_masked_run_is_another_mask_each_time() -> None:
+    layer = synthetic((8, 8, 16), 16, 3, 0.0, np.random.default_rng(3))
+    with open_device("golden", "small") as device:
+        bench = Bench(device, lambda _text: None)
+        runs = [bench.gated(layer, 0.25, "gated", number)[0] for number in range(4)]
+    assert len({run.macs_issued for run in runs}) > 1
+    assert {run.gated for run in runs} == {layer.macs * 3 // 4}
+
+
+def test_output_shapes() -> None:
+    layer = synthetic((9, 7, 16), 8, 3, 0.0, np.random.default_rng(3))
+    assert layer.output_shape == (1, 9, 7, 8)
+    assert dataclasses.replace(layer, padding="VALID").output_shape == (1, 7, 5, 8)
+    strided = dataclasses.replace(layer, padding="VALID", stride=(2, 3))
+    assert strided.output_shape == (1, 4, 2, 8)
+    assert strided.macs == 4 * 2 * layer.weights.size
+
+
+@pytest.mark.parametrize(("name", "short"), [
+    ("model/activation_1/Relu;model/conv2d/Conv2D", "activation_1"),
+    ("model/batch_normalization_2/FusedBatchNormV3;model/conv2d_2/BiasAdd", "batch_normalization_2"),
+    ("model/dense/MatMul", "dense"), ("convolution", "convolution")])
+def test_short_names(name: str, short: str) -> None:
+    assert short_name(name) == short
+
+
 def test_a_section_as_markdown_and_json() -> None:
     section = Section("key", "Title", "What it means.", ["layer", "cycles"], [["a", 1234], ["b", 0.5]])
     assert "| a | 1,234 |\n| b | 0.500 |" in section.markdown()
-    assert section.json()["rows"] == [{"layer": "a", "cycles": 1234}, {"layer": "b", "cycles": 0.5}]
+    assert Section.from_json("key", section.json()) == section
+
+
+def test_a_report_keeps_the_sections_that_were_not_measured_again(tmp_path: Path) -> None:
+    first, second = (Section(key, f"Title {number}", "note", ["x"], [[number]]) for number, key in enumerate(ORDER[:2]))
+    for section in (second, first, dataclasses.replace(second, rows=[[7]]), Section("old", "Old", "note", ["x"], [])):
+        write_report(tmp_path, section)
+    page = (tmp_path / "results.md").read_text()
+    assert page.index("## Title 0") < page.index("## Title 1")
+    assert "| 0 |" in page
+    assert "| 7 |" in page
+    assert "| 1 |" not in page
+    assert "Old" not in page
+
+
+def test_every_section_of_the_command_has_its_place_on_the_page() -> None:
+    assert {*SECTIONS, "area"} == set(ORDER)
+
+
+def test_cells_of_submodules_count_in_the_whole() -> None:
+    own = {"top": {"LUT4": 1, "top.a": 2, "top.b": 1}, "top.a": {"LUT4": 3, "top.b": 1}, "top.b": {"FF": 5}}
+    assert with_submodules(own)["top"] == {"LUT4": 7, "FF": 15}
+
+
+def test_the_figure_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the figure needs the extra `bench`")
+    sections = {
+        "zero_activations": Section("", "", "", [], [["a", "random", "50%", 0.9], ["b", "real", "3%", 1.0]]),
+        "decision_masks": Section("", "", "", [], [["0.5", 16, 100, 1.01, 0.98]]),
+    }
+    for name in ("first.svg", "second.svg"):
+        plot(sections, tmp_path / name)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()

@@ -7,15 +7,12 @@ import os
 
 import numpy as np
 import pytest
-from amaranth.hdl import ResetInserter, Signal
-from amaranth.sim import Simulator
 
-from hw.contract.commands import Flag, Opcode, encode
+from hw.contract.commands import Flag, Opcode
 from hw.contract.config import Config, preset
-from hw.contract.layouts import feature_bank, mask_row_words
+from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Error
-from hw.ports import READ_LATENCY
-from hw.vector_engine import VectorEngine
+from testbench.vector_engine_bench import Bench
 
 CONFIGS = {
     "nano": preset("nano"),  # 4 lanes, one requantised per cycle
@@ -171,88 +168,6 @@ def random_job(rng: np.random.Generator, config: Config, memory: np.ndarray, mas
     pixels = int(active.sum())
     f = {name: value % words if name.endswith("base") and name != "mask_base" else value for name, value in f.items()}
     return Job(opcode, f, expected, pixels, read, pixels * blocks)
-
-
-# ---- the device under test and its memories ------------------------------------------------------------
-
-
-class Bench:
-    """A vector engine with a feature memory and a mask memory, simulated cycle by cycle."""
-
-    def __init__(self, config: Config, rng: np.random.Generator, stalls: bool = False):
-        self.config = config
-        self.rng = rng
-        self.stalls = stalls  # every command meets ports that delay requests, each with a chance of its own
-        self.slow_write = False
-        self.dut = VectorEngine(config)
-        self.reset = Signal()
-        self.memory = rng.integers(-128, 128, (config.feature_words, config.lanes)).astype(np.int8)
-        self.masks = np.zeros(config.mask_words, np.uint64)
-
-    def run(self, testbench) -> None:
-        simulator = Simulator(ResetInserter(self.reset)(self.dut))
-        simulator.add_clock(1e-6)
-        simulator.add_testbench(testbench)
-        simulator.run()
-
-    async def reset_engine(self, ctx) -> None:
-        """A cycle of reset, as a soft reset of the device does it."""
-        ctx.set(self.dut.engine.command.valid, 0)
-        ctx.set(self.dut.read_a.data_valid, 0)
-        ctx.set(self.dut.read_b.data_valid, 0)
-        ctx.set(self.reset, 1)
-        await ctx.tick()
-        ctx.set(self.reset, 0)
-
-    async def execute(self, ctx, opcode: Opcode, fields: dict[str, int], limit: int = 200_000) -> dict[str, int]:
-        """Runs a command to its end: its counters, `cycles` and `error` (0: none)."""
-        dut, banks = self.dut, self.config.feature_banks
-        reads = (dut.read_a, dut.read_b)
-        arriving: dict[object, list] = {port: [None] * READ_LATENCY for port in reads}
-        chance = {port: float(self.rng.choice([0, 0.3, 0.8])) if self.stalls else 0.0 for port in (*reads, dut.write)}
-        if self.slow_write:
-            chance[dut.write] = 0.95
-        ctx.set(dut.engine.command.payload, int.from_bytes(encode(opcode, fields), "little"))
-        ctx.set(dut.engine.command.valid, 1)
-        for cycle in range(limit):
-            taken = set()
-            moved = False
-            for port in reads:
-                word = ctx.get(port.request.payload)
-                bank = feature_bank(word, banks)
-                ready = bank not in taken and self.rng.random() >= chance[port]
-                ctx.set(port.request.ready, bool(ready))
-                accepted = ready and ctx.get(port.request.valid)
-                if accepted:
-                    taken.add(bank)
-                    moved = True
-                arriving[port].append(self.memory[word].tobytes() if accepted else None)
-            ready = bool(self.rng.random() >= chance[dut.write])
-            ctx.set(dut.write.request.ready, ready)
-            if ready and ctx.get(dut.write.request.valid):
-                request = dut.write.request.payload
-                data = ctx.get(request.data).to_bytes(self.config.lanes, "little")
-                self.memory[ctx.get(request.address)] = np.frombuffer(data, np.int8)
-                moved = True
-            assert ctx.get(dut.progress) or not moved
-            address = ctx.get(dut.mask.address)
-            counters = ctx.get(dut.engine.counters)
-            result = {name: counters[name] for name in ("active_pixels", "words_read", "words_written")}
-            finished = ctx.get(dut.engine.command.ready)
-            error = ctx.get(dut.engine.error.valid)
-            if error:
-                return {**result, "cycles": cycle, "error": ctx.get(dut.engine.error.code)}
-            await ctx.tick()
-            ctx.set(dut.mask.data, int(self.masks[address]))
-            for port in reads:
-                arriving[port].pop(0)
-                data = arriving[port][0]
-                ctx.set(port.data_valid, data is not None)
-                ctx.set(port.data, int.from_bytes(data or b"", "little"))
-            if finished:
-                ctx.set(dut.engine.command.valid, 0)
-                return {**result, "cycles": cycle + 1, "error": 0}
-        raise AssertionError(f"{opcode.name} did not end within {limit} cycles: {fields}")
 
 
 @pytest.mark.parametrize("stalls", [False, True], ids=["no_stalls", "stalls"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from hw.contract.commands import Opcode
 from hw.contract.config import Config, preset
+from hw.contract.layouts import feature_bank
 from sim import cycle_model
 from sim.cycle_model import ConvWork, convolution, expected
 
@@ -28,6 +30,8 @@ def random_work(rng, config: Config, height: int, width: int, input_blocks: int,
     inside = np.zeros((height + kernel - 1, width + kernel - 1), bool)
     inside[around : around + height, around : around + width] = True
     nonzero = (rng.random((*inside.shape, input_blocks, config.lanes)) < density) & inside[:, :, None, None]
+    words = np.arange(inside.size * input_blocks).reshape(*inside.shape, input_blocks)
+    banks = np.asarray(1 << feature_bank(cast(Any, words), config.feature_banks))
     pixels = np.sort(rng.choice(height * width, round(height * width * active), replace=False))
     y, x = np.divmod(pixels, width)
     taps = [(y + ky, x + kx) for ky in range(kernel) for kx in range(kernel)]
@@ -35,7 +39,7 @@ def random_work(rng, config: Config, height: int, width: int, input_blocks: int,
     maps = rng.random((tiles.shape[1], config.lanes, output_blocks)) < row_density
     return ConvWork(
         issue=np.einsum("ntl,tlo->nto", tiles.astype(np.float32), maps.astype(np.float32)).astype(np.int64),
-        words=np.repeat(np.stack([inside[tap] for tap in taps], axis=1), input_blocks, axis=1),
+        banks=np.concatenate([np.where(inside[tap][:, None], banks[tap], 0) for tap in taps], axis=1),
         tile_rows=maps.sum(axis=1), unrolling=unrolling)
 
 
@@ -76,7 +80,7 @@ def test_expected_is_near_what_activations_give(rng, name):
                 work = random_work(rng, config, height, width, input_blocks, output_blocks, kernel, unrolling, density)
                 shape = {"pixels": height * width, "kernel_tiles": kernel * kernel * input_blocks,
                          "output_blocks": output_blocks, "unrolling": unrolling}
-                guess = expected(config, **shape, density=density, words_per_tap=float(work.words.mean()))
+                guess = expected(config, **shape, density=density, words_per_tap=float((work.banks != 0).mean()))
                 assert guess == pytest.approx(convolution(work, config), rel=0.2), (name, shape, density)
 
 
@@ -88,9 +92,9 @@ def test_bounds_of_loader_fetch_and_drain(rng):
     # Without stored rows a tile still takes a cycle.
     empty = random_work(rng, config, 1, 1, 8, 8, 1, 3, 0.5, row_density=0)
     assert 8 * 8 <= convolution(empty, config) < convolution(loads, config) / 2
-    # Zero activations must still be fetched, two a cycle.
+    # Zero activations must still be fetched, two a cycle, a few of them from the same bank.
     zeros = random_work(rng, config, 16, 16, 4, 1, 3, 0, 0)
-    assert 256 * 36 / 2 <= convolution(zeros, config) < 256 * 36 / 2 * 1.1
+    assert 256 * 36 / 2 <= convolution(zeros, config) < 256 * 36 / 2 * 1.25
     # A pointwise layer with few channels is bound by the drain: lanes / Q cycles for a pixel's block.
     drained = random_work(rng, config, 32, 32, 1, 1, 1, 0, 0.1)
     assert 2 * 1024 <= convolution(drained, config) < 2 * 1024 * 1.1
@@ -99,7 +103,8 @@ def test_bounds_of_loader_fetch_and_drain(rng):
 def test_expected_command_covers_every_opcode():
     config = preset("small")
     shape = {"flags": 0, "space": 0, "output_rows": 4, "output_width": 4, "output_blocks": 2, "kernel_height": 3,
-             "kernel_width": 3, "input_blocks": 2, "last_lanes": 8, "unrolling": 0, "length": 800}
+             "kernel_width": 3, "stride_x": 1, "dilation_x": 1,
+             "input_blocks": 2, "last_lanes": 8, "unrolling": 0, "length": 800}
     cycles = {opcode: cycle_model.expected_command(opcode, shape, config) for opcode in Opcode
               if opcode not in (Opcode.BEGIN, Opcode.END)}
     assert cycles[Opcode.LOAD] >= 100

@@ -30,7 +30,7 @@ RESNET = Path(__file__).parents[3] / "shared" / "models" / "ic"
 
 def mismatch(seed: list[int], size: str, preset: str) -> str | None:
     """What is wrong with one random graph on one preset; None: nothing. Raises CapacityError where it does not fit."""
-    graph = random_graph(np.random.default_rng(seed), size, runs=2)
+    graph = random_graph(np.random.default_rng(seed), size, runs=2, all_outputs=seed[-1] % 3 == 0)
     program = compile_model(graph.model, preset)
     with open_device("golden", preset) as device:
         for number, inputs in enumerate(graph.inputs):

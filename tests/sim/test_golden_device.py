@@ -172,6 +172,7 @@ def test_bad_command_is_named_and_the_device_goes_on(opcode, values, error):
     assert start(link) == (error, 3)
     assert value(link, "STATUS") == Status.ERROR | Status.INTERRUPT
     assert value(link, "COMPLETED") == 2
+    assert value(link, "DISPATCHED") == (2 if error is Error.BAD_OPCODE else 3)
     link.write_memory(BASES[Window.IMAGE], image_of([LOAD, STORE]))
     assert start(link) == (Error.NONE, 0)
 

@@ -81,6 +81,33 @@ def test_cocotb_bench(bench: Path, name: str) -> None:
     assert waves.read_bytes()[0] == 0  # an FST header block
 
 
+@both
+def test_combinational_logic_that_no_event_wakes(bench: Path, name: str) -> None:
+    """As Yosys writes it; in plain Icarus both results would stay x."""
+    bench.with_name("asleep.v").write_text(textwrap.dedent("""
+        module asleep(output reg [7:0] single, output reg [7:0] block);
+          reg \\$auto$verilog_backend.cc:1:dump_module$1  = 0;
+          wire [7:0] five;
+          assign five = 8'd5;
+          always @*
+            single = five;
+          always @* begin
+            if (\\$auto$verilog_backend.cc:1:dump_module$1 ) begin end
+            block = five;
+          end
+        endmodule
+    """))
+    bench.with_name("tb_asleep.py").write_text(textwrap.dedent("""
+        import cocotb
+        from cocotb.triggers import Timer
+        @cocotb.test()
+        async def is_awake(dut):
+            await Timer(1, "ns")
+            assert (int(dut.single.value), int(dut.block.value)) == (5, 5)
+    """))
+    simulator.run_cocotb([bench.with_name("asleep.v")], "asleep", "tb_asleep", simulator=name)
+
+
 def test_bench_that_hangs(bench: Path) -> None:
     bench.with_name("tb_hangs.py").write_text(textwrap.dedent("""
         import time, cocotb

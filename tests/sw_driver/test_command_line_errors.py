@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "digits.tflite"
 
 
-def _lacuna(*arguments: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+def _lacuna(*arguments: object, cwd: Path, **options: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     program = "import sys; from sw_driver.command_line import main; sys.exit(main())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}  # type: ignore[dict-item]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}
     return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=cwd, env=environment,
                           capture_output=True, text=True, check=False, timeout=60)
 
@@ -109,20 +109,20 @@ def test_a_model_too_large_names_bytes_and_a_preset_that_does(tmp_path: Path,
 def test_check_lists_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder = TfliteBuilder("mixed")
     x = builder.add_input("x", (1, 4, 4, 8), scale=0.1, zero_point=0)
-    product = builder.add_mul(x, x, scale=0.1, zero_point=0, name="product")
-    total = builder.add_add(product, x, scale=0.1, zero_point=0, name="total")
-    builder.add_output(builder.add_logistic(total, name="squashed"))
+    bent = builder.add_unary("ELU", x, scale=0.1, zero_point=0, name="bent")
+    total = builder.add_add(bent, x, scale=0.1, zero_point=0, name="total")
+    builder.add_output(builder.add_unary("EXP", total, scale=0.1, zero_point=0, name="grown"))
     builder.save(tmp_path / "mixed.tflite")
     out = tmp_path / "out.json"
     assert main(["check", str(tmp_path / "mixed.tflite"), "--json", str(out)]) == 1
     printed = capsys.readouterr().out
-    for expected in ("operator 0 MUL 'product'", "operator 2 LOGISTIC 'squashed'", "remedy", "vector engine",
+    for expected in ("operator 0 ELU 'bent'", "operator 2 EXP 'grown'", "remedy", "vector engine",
                      "2 to mend"):
         assert expected in printed
     assert out.exists()
     message = _refused(capsys, "compile", tmp_path / "mixed.tflite", "-o", tmp_path / "out")
-    assert "operator 0 MUL" in message
-    assert "operator 2 LOGISTIC" in message
+    assert "operator 0 ELU" in message
+    assert "operator 2 EXP" in message
 
 
 @pytest.mark.parametrize("arguments", [

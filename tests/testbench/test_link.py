@@ -352,6 +352,21 @@ def test_nothing_is_left_when_the_client_is_ended(number: signal.Signals, what: 
         assert "KeyboardInterrupt" in errors
 
 
+def test_what_a_killed_client_leaves_is_swept_up() -> None:
+    process = child("print(Path(link._session.socket_path).parent, flush=True); import time; time.sleep(1000)")
+    assert process.stdout is not None
+    process.stdout.readline()
+    left = Path(process.stdout.readline().strip())
+    with start() as link:
+        assert left.is_dir()  # in use
+        process.kill()
+        process.communicate()
+        assert left.is_dir()
+        with start():
+            assert not left.exists()
+        link.read_memory(0, 8)
+
+
 def test_nothing_is_left_when_the_client_raises() -> None:
     process = child("raise SystemExit(3)")
     out, _errors = process.communicate(timeout=20)

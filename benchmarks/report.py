@@ -1,0 +1,41 @@
+"""The page of results: kept as JSON, section by section, and written as Markdown from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from benchmarks.plots import NEEDED, plot
+from benchmarks.tables import Section
+
+#: Sections of the page by key, in its order.
+ORDER = ("zero_activations", "dense_layers", "decision_masks", "gated_layers", "peers", "networks", "simulation_speed",
+         "area")
+
+_HEAD = (
+    "# Results\n\n"
+    "Written by `make bench` (`python -m benchmarks`), never by hand; the same as JSON: [results.json](results.json). "
+    "Cycles are counted by the RTL, simulated on Verilator, with an external memory of 20 cycles of latency and 8 "
+    "bytes per cycle. A figure is reported only when the outputs of its run equal TFLite Micro's bit for bit. Where a "
+    "table does not say otherwise, the device is `large`: 8 rows x 16 lanes, 128 multipliers.\n"
+)
+
+
+def write_report(directory: Path, section: Section) -> None:
+    """Put a section into results.json of a directory, in place of an older one, and write results.md anew.
+
+    Sections of an older version that ORDER does not have are dropped. With matplotlib, results.svg is drawn as well.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    store = directory / "results.json"
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    kept[section.key] = section.json()
+    kept = {key: kept[key] for key in ORDER if key in kept}
+    store.write_text(json.dumps(kept, indent=1) + "\n")
+    sections = {key: Section.from_json(key, value) for key, value in kept.items()}
+    picture = directory / "results.svg"
+    if section.key in NEEDED and set(NEEDED) <= set(sections) and importlib.util.find_spec("matplotlib") is not None:
+        plot(sections, picture)
+    figure = ["![Utilisation by zeros, efficiency by mask density](results.svg)\n"] if picture.exists() else []
+    (directory / "results.md").write_text("\n".join([_HEAD, *figure, *(each.markdown() for each in sections.values())]))

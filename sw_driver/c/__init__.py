@@ -1,0 +1,1 @@
+"""The driver in C (lacuna.h, lacuna.c), and compiled programs as C (export)."""

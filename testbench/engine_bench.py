@@ -1,0 +1,160 @@
+"""Plays everything around a compute engine in cocotb: its memories, with random delays, and the sequencer.
+
+The engine's ports are those of its Verilog, as `hw.bus.axi.verilog_ports` names them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import RisingEdge
+
+from hw.contract.commands import COUNTERS, ENGINE_OF, Opcode, Space, encode
+from hw.contract.config import Config
+from hw.contract.registers import Error
+from hw.ports import READ_LATENCY, word_address_bits
+from sim.golden.memory import OnChip
+
+#: Shares of cycles in which a stream that may be delayed is.
+DELAYS = (0.0, 0.3, 0.9)
+
+#: Cycles that a command may take.
+LIMIT = 200_000
+
+
+class _Stream:
+    """Requests of one port, taken at random; `delay` is 0 where the port's contract forbids delays."""
+
+    def __init__(self, dut: Any, port: str):
+        self.valid = getattr(dut, f"{port}_request_valid")
+        self.ready = getattr(dut, f"{port}_request_ready")
+        self.payload = getattr(dut, f"{port}_request_payload")
+        self.delay = 0.0
+        self._is_ready = False
+        self._waiting: int | None = None
+
+    def taken(self) -> int | None:
+        """In a clock edge: the request taken by it. Checks that one that waits stays as it is."""
+        payload = int(self.payload.value) if self.valid.value == 1 else None
+        if self._waiting is not None:
+            assert payload == self._waiting, f"{self.payload._name}: {self._waiting:#x} became {payload} while waiting"
+        self._waiting = None if self._is_ready else payload
+        return payload if self._is_ready else None
+
+    def choose(self, rng: np.random.Generator) -> None:
+        """After a clock edge: whether to take a request in the next one."""
+        self._is_ready = bool(rng.random() >= self.delay)
+        self.ready.value = int(self._is_ready)
+
+
+class _Read:
+    """A reader of the feature memory: words, or bytes where `unaligned`."""
+
+    def __init__(self, dut: Any, port: str, memory: OnChip, unaligned: bool):
+        self.stream = _Stream(dut, port)
+        self.data_valid, self.data = getattr(dut, f"{port}_data_valid"), getattr(dut, f"{port}_data")
+        self._memory = memory
+        self._unaligned = unaligned
+        self._arriving: list[bytes | None] = [None] * (READ_LATENCY - 1 + unaligned)
+
+    def edge(self) -> None:
+        """Take a request, and give the data of an earlier one."""
+        request = self.stream.taken()
+        found = None
+        if request is not None:
+            content = self._memory.entries[Space.FEATURE]
+            lanes = content.shape[1]
+            first = request if self._unaligned else request * lanes
+            found = content.reshape(-1)[np.arange(first, first + lanes) % content.size].tobytes()
+        self._arriving.append(found)
+        arrived = self._arriving.pop(0)
+        self.data_valid.value = int(arrived is not None)
+        # What is on the wires without data_valid must not matter.
+        self.data.value = int.from_bytes(arrived, "little") if arrived is not None else 0
+
+
+class EngineBench:
+    """An engine, its memories and its commands.
+
+    Parameters
+    ----------
+    dut : the engine. config : its sizes. memory : the on-chip memories, which it changes.
+    word_readers, byte_readers, writer : its feature memory ports. prompt : those of them that are never delayed.
+    private : its private memories: port and space.
+    """
+
+    def __init__(self, dut: Any, config: Config, memory: OnChip, rng: np.random.Generator, *,
+                 word_readers: list[str], byte_readers: list[str], writer: str, prompt: set[str],
+                 private: dict[str, Space]):
+        logging.getLogger("cocotb").setLevel(logging.WARNING)
+        self.dut = dut
+        self.config = config
+        self.memory = memory
+        self._rng = rng
+        self._reads = [_Read(dut, port, memory, port in byte_readers) for port in (*word_readers, *byte_readers)]
+        self._write = _Stream(dut, writer)
+        names = (*word_readers, *byte_readers, writer)
+        streams = (*(read.stream for read in self._reads), self._write)
+        self._streams = dict(zip(names, streams, strict=True))
+        self._prompt = prompt
+        self._private = [(getattr(dut, f"{port}_address"), getattr(dut, f"{port}_data"), memory.entries[space])
+                         for port, space in private.items()]
+
+    async def reset(self) -> None:
+        """Start the clock, and reset the engine."""
+        cocotb.start_soon(Clock(self.dut.clk, 10, unit="ns").start())
+        self.dut.engine_command_valid.value = 0
+        self.dut.rst.value = 1
+        for _ in range(3):
+            await RisingEdge(self.dut.clk)
+        self.dut.rst.value = 0
+
+    def _edge(self) -> None:
+        for address, data, entries in self._private:
+            data.value = int.from_bytes(entries[int(address.value)].tobytes(), "little")
+        for read in self._reads:
+            read.edge()
+        written = self._write.taken()
+        if written is not None:
+            bits, lanes = word_address_bits(self.config), self.config.lanes
+            word = np.frombuffer((written >> bits).to_bytes(lanes, "little"), np.uint8)
+            self.memory.entries[Space.FEATURE][written & ((1 << bits) - 1)] = word
+        for stream in self._streams.values():
+            stream.choose(self._rng)
+
+    async def execute(self, opcode: Opcode, values: dict[str, int]) -> tuple[Error, dict[str, int]]:
+        """Run a command to its end, with delays of its own on every stream: error and counters."""
+        dut = self.dut
+        for port, stream in self._streams.items():
+            stream.delay = 0.0 if port in self._prompt else float(self._rng.choice(DELAYS))
+        dut.engine_command_payload.value = int.from_bytes(encode(opcode, values), "little")
+        dut.engine_command_valid.value = 1
+        for _cycle in range(LIMIT):
+            await RisingEdge(dut.clk)
+            complete = dut.engine_command_ready.value == 1
+            error = int(dut.engine_error.value)
+            self._edge()
+            if complete or error & 1:
+                break
+        else:
+            raise AssertionError(f"{opcode.name} has not ended after {LIMIT} cycles: {values}")
+        words = int(dut.engine_counters.value)
+        dut.engine_command_valid.value = 0
+        for _ in range(int(self._rng.integers(1, 4))):
+            await RisingEdge(dut.clk)
+            self._edge()
+        names = [name for name, _doc in COUNTERS[ENGINE_OF[opcode]]]
+        counters = {name: words >> (32 * i) & 0xFFFF_FFFF for i, name in enumerate(names)}
+        return Error(error >> 1 & 0xFF if error & 1 else 0), counters
+
+    def check(self, what: str, expected: OnChip, counters: dict[str, int], wanted: dict[str, int]) -> None:
+        """Assert that feature memory and counters are the golden model's; counters of stalls are not its business."""
+        got, want = (memory.entries[Space.FEATURE] for memory in (self.memory, expected))
+        wrong = np.flatnonzero((got != want).any(axis=1))
+        assert not len(wrong), f"{what}: {len(wrong)} words differ, the first {wrong[:5].tolist()}"
+        for name, value in wanted.items():
+            assert counters[name] == value, f"{what}: {name} is {counters[name]}, not {value}"
