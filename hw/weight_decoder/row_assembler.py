@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import crc, data, enum, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.weight_format import CHECK_BITS, WAYS_MAX
 from hw.contract.weight_tables import KIND_BITS
+from hw.weight_decoder.row_check import RowCheck
 from hw.weight_decoder.way import OFFSET_BITS
 
 
@@ -103,12 +104,12 @@ class RowAssembler(wiring.Component):
                 m.d.sync += [row.eq(piece_2.checked), content_3.eq(Content.CHECKED)]
 
         # ---- stage 3: words and check ------------------------------------------------------------------------------
-        m.submodules.crc = checker = crc.catalog.CRC32_ISO_HDLC(data_width=8 * lanes).create()
+        m.submodules.checker = checker = RowCheck(8 * lanes)
         m.d.comb += [
             checker.start.eq(self.start),
             checker.valid.eq(self.enable & (content_3 != Content.NOTHING)),
-            checker.data.eq(row),
-            self.check.eq(checker.crc),
+            checker.row.eq(row),
+            self.check.eq(checker.check),
         ]
         low = Signal(8 * lanes)
         second = Signal()
