@@ -16,7 +16,7 @@ EVERY = np.arange(256).astype(np.uint8).view(np.int8).reshape(1, 16, 16, 1)
 
 
 def seeded():
-    seed = int(os.environ.get("LACUNA_SEED") or np.random.SeedSequence().entropy % (1 << 32))
+    seed = int(os.environ.get("LACUNA_SEED") or np.random.default_rng().integers(1 << 32))
     print(f"LACUNA_SEED={seed}")
     return np.random.default_rng(seed)
 
