@@ -5,6 +5,7 @@ The engine's ports are those of its Verilog, as `hw.bus.axi.verilog_ports` names
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-from hw.contract.commands import COUNTERS, ENGINE_OF, Opcode, Space, encode
+from hw.contract.commands import COUNTERS, ENGINE_OF, Opcode, Space, decode, encode
 from hw.contract.config import Config
 from hw.contract.registers import Error
 from hw.ports import READ_LATENCY, word_address_bits
+from sim.golden import Executed, External, Golden
 from sim.golden.memory import OnChip
+from sim.tokens import Command
 
 #: Shares of cycles in which a stream that may be delayed is.
 DELAYS = (0.0, 0.3, 0.9)
@@ -83,22 +86,26 @@ class EngineBench:
     Parameters
     ----------
     dut : the engine. config : its sizes. memory : the on-chip memories, which it changes.
-    word_readers, byte_readers, writer : its feature memory ports. prompt : those of them that are never delayed.
+    word_readers, byte_readers, writer : its feature memory ports. mask_writer : its port to the mask memory, if it
+        has one. prompt : those of all these that are never delayed.
     private : its private memories: port and space.
     """
 
     def __init__(self, dut: Any, config: Config, memory: OnChip, rng: np.random.Generator, *,
                  word_readers: list[str], byte_readers: list[str], writer: str, prompt: set[str],
-                 private: dict[str, Space]):
+                 private: dict[str, Space], mask_writer: str | None = None):
         logging.getLogger("cocotb").setLevel(logging.WARNING)
         self.dut = dut
         self.config = config
         self.memory = memory
         self._rng = rng
         self._reads = [_Read(dut, port, memory, port in byte_readers) for port in (*word_readers, *byte_readers)]
-        self._write = _Stream(dut, writer)
-        names = (*word_readers, *byte_readers, writer)
-        streams = (*(read.stream for read in self._reads), self._write)
+        self._writes = [(_Stream(dut, writer), word_address_bits(config), memory.entries[Space.FEATURE])]
+        if mask_writer:
+            self._writes.append((_Stream(dut, mask_writer), (config.mask_words - 1).bit_length(),
+                                 memory.entries[Space.MASK]))
+        names = (*word_readers, *byte_readers, writer, *([mask_writer] if mask_writer else []))
+        streams = (*(read.stream for read in self._reads), *(stream for stream, _bits, _entries in self._writes))
         self._streams = dict(zip(names, streams, strict=True))
         self._prompt = prompt
         self._private = [(getattr(dut, f"{port}_address"), getattr(dut, f"{port}_data"), memory.entries[space])
@@ -118,11 +125,11 @@ class EngineBench:
             data.value = int.from_bytes(entries[int(address.value)].tobytes(), "little")
         for read in self._reads:
             read.edge()
-        written = self._write.taken()
-        if written is not None:
-            bits, lanes = word_address_bits(self.config), self.config.lanes
-            word = np.frombuffer((written >> bits).to_bytes(lanes, "little"), np.uint8)
-            self.memory.entries[Space.FEATURE][written & ((1 << bits) - 1)] = word
+        for stream, address_bits, entries in self._writes:
+            written = stream.taken()
+            if written is not None:
+                entry = (written >> address_bits).to_bytes(entries.shape[1], "little")
+                entries[written & ((1 << address_bits) - 1)] = np.frombuffer(entry, np.uint8)
         for stream in self._streams.values():
             stream.choose(self._rng)
 
@@ -151,10 +158,22 @@ class EngineBench:
         counters = {name: words >> (32 * i) & 0xFFFF_FFFF for i, name in enumerate(names)}
         return Error(error >> 1 & 0xFF if error & 1 else 0), counters
 
-    def check(self, what: str, expected: OnChip, counters: dict[str, int], wanted: dict[str, int]) -> None:
-        """Assert that feature memory and counters are the golden model's; counters of stalls are not its business."""
-        got, want = (memory.entries[Space.FEATURE] for memory in (self.memory, expected))
-        wrong = np.flatnonzero((got != want).any(axis=1))
-        assert not len(wrong), f"{what}: {len(wrong)} words differ, the first {wrong[:5].tolist()}"
-        for name, value in wanted.items():
+    def check(self, what: str, expected: Golden, executed: Executed, counters: dict[str, int]) -> None:
+        """Assert that memories and counters are the golden model's; counters of stalls are not its business."""
+        for space, want in expected.memory.entries.items():
+            wrong = np.flatnonzero((self.memory.entries[space] != want).any(axis=1))
+            assert not len(wrong), f"{what}: {len(wrong)} entries of {space.name} differ, the first {wrong[:5].tolist()}"
+        for name, value in executed.counters.items():
             assert counters[name] == value, f"{what}: {name} is {counters[name]}, not {value}"
+
+
+def golden_twin(config: Config, memory: OnChip) -> Golden:
+    """A golden model with a copy of `memory`, and no external memory to speak of."""
+    golden = Golden(config, External(0, 8), timing=False)
+    golden.memory = copy.deepcopy(memory)
+    return golden
+
+
+def contract_command(opcode: Opcode, values: dict[str, int]) -> Command:
+    """A command with all its fields, as the golden model takes it."""
+    return Command(0, *decode(encode(opcode, values)))

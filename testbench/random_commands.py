@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from hw.contract import layouts
-from hw.contract.commands import Flag, Opcode, Space
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
+from hw.contract.layouts import DEPTHWISE_TAPS
 from sim.golden.memory import OnChip
 
 
@@ -97,36 +98,67 @@ def _addition(rng: np.random.Generator) -> dict[str, int]:
 
 
 def random_vector_command(rng: np.random.Generator, config: Config) -> tuple[Opcode, dict[str, int]]:
-    """An ADD, AVERAGE_POOL or MAX_POOL command, gated two times out of three."""
-    opcode = Opcode(int(rng.choice([Opcode.ADD, Opcode.AVERAGE_POOL, Opcode.MAX_POOL])))
-    blocks = int(rng.integers(1, 4))
+    """Any command of the vector engine; two of three gated, one of four with a table, where it may be."""
+    opcode = Opcode(int(rng.choice([opcode for opcode, engine in ENGINE_OF.items() if engine is Engine.VECTOR])))
+    blocks = 1 if opcode in (Opcode.DECIDE, Opcode.DILATE) else int(rng.integers(1, 4))
     height, width = int(rng.integers(1, 6)), int(rng.integers(1, 12))
     if rng.random() < 0.2:  # wider than a mask word
         height, width, blocks = 1, int(rng.integers(65, 140)), 1
     first = int(rng.integers(0, 3))
     place = {"row_stride": (width + 2) * blocks, "pixel_stride": blocks}
     values = {
-        "flags": int(Flag.GATED) if rng.random() < 0.66 else 0, "output_y": first, "output_rows": height,
-        "output_width": width, "output_blocks": blocks, "mask_base": int(rng.integers(0, config.mask_words)),
-        "output_base": config.feature_words // 2, **{f"output_{name}": value for name, value in place.items()},
+        "flags": 0, "output_y": first, "output_rows": height, "output_width": width, "output_blocks": blocks,
+        "mask_base": int(rng.integers(0, config.mask_words)), "output_base": config.feature_words // 2,
+        **{f"output_{name}": value for name, value in place.items()},
     }
-    if opcode is Opcode.ADD:
+    if opcode not in (Opcode.DECIDE, Opcode.DILATE):
+        values["flags"] = int(Flag.GATED) * int(rng.random() < 0.66) | int(Flag.TABLE) * int(rng.random() < 0.25)
+        values["table_base"] = int(rng.integers(0, config.weight_words))
+    if opcode in (Opcode.ADD, Opcode.MUL):
         values |= {f"{operand}_{name}": value for operand in ("a", "b") for name, value in place.items()}
         values |= {"a_base": int(rng.integers(0, 40)), "b_base": config.feature_words * 3 // 4, **_addition(rng),
                    "a_zero_point": int(rng.integers(-128, 128))}
+        if opcode is Opcode.MUL:
+            values["sum_shift"] = -int(rng.integers(3, 9))
         if rng.random() < 0.3:  # in place
             values["a_base"] = values["output_base"]
         return opcode, values
+    return opcode, values | _window(rng, config, opcode, values)
+
+
+def _window(rng: np.random.Generator, config: Config, opcode: Opcode, output: dict[str, int]) -> dict[str, int]:
+    """The rest of a command whose output pixels have windows. Every window of a pool holds a pixel."""
+    blocks = output["output_blocks"]
     kernel = [int(rng.integers(1, 5)) for _ in range(2)]
-    stride = [int(rng.integers(1, 4)) for _ in range(2)]
+    if opcode is Opcode.DEPTHWISE:
+        kernel[1] = DEPTHWISE_TAPS  # a whole line: what lies in a part of one must be zeros
+    stride = [int(rng.integers(1, 3 if opcode is Opcode.DILATE else 4)) for _ in range(2)]
     pad = [int(rng.integers(0, k)) for k in kernel]
-    # Every window holds a pixel: the input ends anywhere after the first pixel of the last window.
-    last = [(first + height - 1) * stride[0] - pad[0], (width - 1) * stride[1] - pad[1]]
+    dilation = [int(rng.integers(1, 3)) if opcode in (Opcode.DEPTHWISE, Opcode.DILATE) else 1 for _ in range(2)]
+    # The input ends anywhere after the first pixel of the last window.
+    last = [(output["output_y"] + output["output_rows"] - 1) * stride[0] - pad[0],
+            (output["output_width"] - 1) * stride[1] - pad[1]]
     size = [max(1, start + 1 + int(rng.integers(0, k + 1))) for start, k in zip(last, kernel, strict=True)]
-    low, high = sorted(int(value) for value in rng.integers(-128, 128, 2)) if rng.random() < 0.5 else (-128, 127)
-    return opcode, values | {
+    values = {
         "input_base": int(rng.integers(0, 40)), "input_row_stride": size[1] * blocks, "input_pixel_stride": blocks,
         "input_height": size[0], "input_width": size[1], "kernel_height": kernel[0], "kernel_width": kernel[1],
-        "stride_y": stride[0], "stride_x": stride[1], "dilation_y": 1, "dilation_x": 1, "pad_top": pad[0],
-        "pad_left": pad[1], "output_min": low, "output_max": high,
+        "stride_y": stride[0], "stride_x": stride[1], "dilation_y": dilation[0], "dilation_x": dilation[1],
+        "pad_top": pad[0], "pad_left": pad[1],
     }
+    if opcode is Opcode.DECIDE:
+        return values | {"bound": int(rng.integers(-129, 129)), "invert": int(rng.integers(2))}
+    if opcode is Opcode.DILATE:
+        words = output["output_rows"] * layouts.mask_row_words(output["output_width"])
+        return values | {"target_base": (output["mask_base"] + words) % config.mask_words}
+    low, high = sorted(int(value) for value in rng.integers(-128, 128, 2)) if rng.random() < 0.5 else (-128, 127)
+    values |= {"output_min": low, "output_max": high}
+    if opcode in (Opcode.MEAN, Opcode.DEPTHWISE):
+        values["output_zero_point"] = int(rng.integers(-128, 128))
+    if opcode is Opcode.MEAN:
+        values |= {"multiplier": int(rng.integers(1 << 30, 1 << 31)), "shift": -int(rng.integers(1, 6)),
+                   "bias": int(rng.integers(-2000, 2000))}
+    if opcode is Opcode.DEPTHWISE:
+        values |= {"weight_base": int(rng.integers(0, config.weight_words)),
+                   "parameter_base": int(rng.integers(0, config.parameter_entries)),
+                   "input_zero_point": int(rng.integers(-128, 128))}
+    return values

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
 import cocotb
 import numpy as np
 
-from hw.contract import commands
 from hw.contract.commands import Opcode, Space
 from hw.contract.config import preset
 from hw.contract.registers import Error
-from sim.golden import conv
-from testbench.engine_bench import EngineBench
+from testbench.engine_bench import EngineBench, contract_command, golden_twin
 from testbench.random_commands import random_convolution, random_memory
 
 CONFIG = preset(os.environ.get("LACUNA_PRESET", "nano"))
@@ -31,7 +28,7 @@ async def random_commands_match_the_golden_model(dut: Any) -> None:
     rng = np.random.default_rng([SEED, CONFIG.rows])
     zero_point = int(rng.integers(-128, 128)) if rng.random() < 0.5 else None
     memory = random_memory(rng, CONFIG, zero_point)
-    expected = copy.deepcopy(memory)
+    golden = golden_twin(CONFIG, memory)
     bench = EngineBench(
         dut, CONFIG, memory, rng, word_readers=["skip"], byte_readers=[f"fetch_{i}" for i in range(CONFIG.fetch_ports)],
         writer="write", prompt={"skip", "write"},
@@ -42,5 +39,4 @@ async def random_commands_match_the_golden_model(dut: Any) -> None:
         what = f"LACUNA_SEED={SEED} {CONFIG.name}, command {number} {values}"
         error, counters = await bench.execute(Opcode.CONV, values)
         assert error is Error.NONE, f"{what}: {error.name}"
-        complete = commands.decode(commands.encode(Opcode.CONV, values))[1]
-        bench.check(what, expected, counters, conv.run(complete, expected, CONFIG).counters)
+        bench.check(what, golden, golden.execute(contract_command(Opcode.CONV, values)), counters)
