@@ -161,8 +161,8 @@ class EngineBench:
     def check(self, what: str, expected: Golden, executed: Executed, counters: dict[str, int]) -> None:
         """Assert that memories and counters are the golden model's; counters of stalls are not its business."""
         for space, want in expected.memory.entries.items():
-            wrong = np.flatnonzero((self.memory.entries[space] != want).any(axis=1))
-            assert not len(wrong), f"{what}: {len(wrong)} entries of {space.name} differ, the first {wrong[:5].tolist()}"
+            wrong = np.flatnonzero((self.memory.entries[space] != want).any(axis=1)).tolist()
+            assert not wrong, f"{what}: {len(wrong)} entries of {space.name} differ, the first {wrong[:5]}"
         for name, value in executed.counters.items():
             assert counters[name] == value, f"{what}: {name} is {counters[name]}, not {value}"
 

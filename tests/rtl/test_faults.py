@@ -119,6 +119,9 @@ POOL: dict[str, int] = {
     "output_blocks": 1, "output_pixel_stride": 1, "output_base": 64, "output_min": -128, "output_max": 127}
 ADD: dict[str, int] = {"output_rows": 1, "output_width": 4, "output_blocks": 1, "output_pixel_stride": 1,
                        "output_base": 64, "sum_min": -128, "sum_max": 127}
+DEPTHWISE = {**POOL, "kernel_width": 3}
+DECIDE = {name: value for name, value in POOL.items() if name not in ("output_min", "output_max")}
+DILATE = {**DECIDE, "stride_x": 1}
 INPUT_BYTES = PLACES[Window.INPUT][1]
 
 #: A command before the bad one on every engine, so that they are busy or were.
@@ -154,7 +157,7 @@ def test_image_of_another_device(host: Host, good: GoodProgram, begin: dict[str,
     (image_of(CONFIG, BEFORE)[:-COMMAND_BYTES], Error.BAD_OPCODE, BAD_AT),  # no END
     (image_of(CONFIG, BEFORE, command_count=len(BEFORE)), Error.BAD_OPCODE, len(BEFORE) - 1),  # END too late
     (image_of(CONFIG, [*BEFORE, (Opcode.BEGIN, {})]), Error.BAD_OPCODE, BAD_AT),
-    (image_of(CONFIG, BEFORE).replace(encode(Opcode.STORE, STORE), b"\x33" * COMMAND_BYTES), Error.BAD_OPCODE, 4),
+    (image_of(CONFIG, BEFORE).replace(encode(Opcode.STORE, STORE), b"\x7f" * COMMAND_BYTES), Error.BAD_OPCODE, 4),
     (image_of(CONFIG, BEFORE).replace(encode(Opcode.STORE, STORE), b"\x00" * COMMAND_BYTES), Error.BAD_OPCODE, 4),
 ], ids=["blank", "ones", "end", "conv", "no-end", "late-end", "second-begin", "unknown", "zero"])
 def test_image_that_is_none(host: Host, good: GoodProgram, image: bytes, error: Error, command: int) -> None:
@@ -211,11 +214,25 @@ FIELDS = [
         {"flags": Flag.ADD, "sum_multiplier": 1 << 31}]),
     *bad(Opcode.MAX_POOL, POOL, Error.BAD_COMMAND, [
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 16}, {"stride_x": 0}, {"dilation_y": 2},
-        {"input_height": 0}, {"output_width": 0}, {"input_width": 14}, {"flags": Flag.ADD}]),
+        {"input_height": 0}, {"output_width": 0}, {"input_width": 14}, {"flags": Flag.ADD}, {"flags": 16}]),
     *bad(Opcode.AVERAGE_POOL, POOL, Error.BAD_COMMAND, [{"kernel_width": 0}, {"dilation_x": 0}, {"input_width": 14}]),
     *bad(Opcode.ADD, ADD, Error.BAD_COMMAND, [
         {"output_blocks": 0}, {"output_rows": 0}, {"a_shift": 32}, {"sum_shift": -32}, {"b_multiplier": 1 << 31},
         {"flags": Flag.PACKED}]),
+    *bad(Opcode.MUL, ADD, Error.BAD_COMMAND, [
+        {"output_width": 0}, {"sum_shift": 32}, {"sum_multiplier": 1 << 31}, {"flags": Flag.ADD}]),
+    *bad(Opcode.MEAN, {**POOL, "multiplier": 1 << 30}, Error.BAD_COMMAND, [
+        {"output_blocks": 0}, {"dilation_x": 2}, {"input_width": 14}, {"multiplier": 1 << 31}, {"shift": 32},
+        {"shift": -32}, {"flags": Flag.PACKED}]),
+    *bad(Opcode.DEPTHWISE, DEPTHWISE, Error.BAD_COMMAND, [
+        {"kernel_height": 0}, {"kernel_height": 17}, {"kernel_width": 17}, {"stride_y": 0}, {"dilation_x": 0},
+        {"input_height": 0}, {"output_rows": 0}, {"flags": Flag.PACKED}, {"flags": Flag.ADD}]),
+    *bad(Opcode.DECIDE, DECIDE, Error.BAD_COMMAND, [
+        {"output_blocks": 2}, {"invert": 2}, {"flags": Flag.GATED}, {"kernel_width": 0}, {"dilation_y": 2},
+        {"input_width": 14}]),
+    *bad(Opcode.DILATE, DILATE, Error.BAD_COMMAND, [
+        {"stride_y": 3}, {"stride_x": 0}, {"kernel_width": 17}, {"kernel_height": 0}, {"dilation_y": 0},
+        {"flags": Flag.GATED}, {"output_rows": 0}, {"input_width": 0}]),
 ]
 
 
@@ -448,6 +465,32 @@ def test_registers_and_memory_survive_any_write(rtl_host: Host, good: GoodProgra
             if not rtl_host.read("STATUS") & Status.BUSY:
                 break
         good.check(rtl_host)
+
+
+def test_damaged_images(rtl_host: Host, rtl: RtlLink, good: GoodProgram) -> None:
+    """Random bytes in a program's image: it ends, soon, well or with an error; never does the device hang."""
+    rng = np.random.default_rng(SEED + 2)
+    print(f"LACUNA_SEED={SEED}")
+    device = Device(rtl, CONFIG)
+    ends: list[Error] = []
+    for number in range(60):
+        rtl_host.write("WATCHDOG", 2000)
+        image = bytearray(good.program.image)
+        size = good.program.command_count * COMMAND_BYTES if number % 4 else len(image)
+        for at in rng.integers(COMMAND_BYTES, size, int(rng.integers(1, 4))):
+            image[at] = rng.integers(256) if rng.random() < 0.5 else image[at] ^ 1 << int(rng.integers(8))
+        rtl.configure(stall_seed=int(rng.integers(0, 1000)))
+        try:
+            device.run(dataclasses.replace(good.program, image=bytes(image)), good.inputs, timeout_cycles=40_000_000)
+            ends.append(Error.NONE)
+        except DeviceTimeout as error:
+            raise AssertionError(f"LACUNA_SEED={SEED}, image {number}: {error}") from None
+        except DeviceError as error:
+            ends.append(error.code)
+        if number % 5 == 0:
+            good.check(rtl_host)
+    good.check(rtl_host)
+    assert len(set(ends)) >= 4, ends
 
 
 # ---- the simulator's process --------------------------------------------------------------------------------------
