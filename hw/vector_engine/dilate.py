@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,7 +50,7 @@ class Dilate(wiring.Component):
             last_column.eq(settings.input_width - 1),
             last_source.eq(last_pixel[_COLUMN_BITS:]),
             last_target.eq(last_column[_COLUMN_BITS:]),
-            row_end.eq(Cat(last_pixel[:_COLUMN_BITS] >= i for i in range(MASK_WORD_BITS))),
+            row_end.eq(Cat(Const(1, 1), (last_pixel[:_COLUMN_BITS] >= i for i in range(1, MASK_WORD_BITS)))),
         ]
 
         # ---- where the walk is: target row and word, kernel row and column ---------------------------------------
@@ -144,7 +144,7 @@ class Dilate(wiring.Component):
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         valid_bits = Signal(MASK_WORD_BITS)
         m.d.comb += [
-            valid_bits.eq(Cat(last_column[:_COLUMN_BITS] >= i for i in range(MASK_WORD_BITS))),
+            valid_bits.eq(Cat(Const(1, 1), (last_column[:_COLUMN_BITS] >= i for i in range(1, MASK_WORD_BITS)))),
             request.payload.data.eq(Mux(word == last_target, gathered & valid_bits, gathered)),
         ]
         return m

@@ -93,7 +93,7 @@ def test_the_device_knows_its_preset(link):
 
 
 def test_open_places():
-    with pytest.raises(ValueError, match="A device is one of golden, rtl, rtl:SOCKET, uart:PORT, .*, not 'moon'"):
+    with pytest.raises(ValueError, match=r"A device is one of golden, rtl, rtl:SOCKET, uart:PORT, .*, not 'moon'"):
         lacuna.open("moon")
 
 
