@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.gating import decision_masks, gated_layers
-from benchmarks.measuring import RESNET, ROOT, Bench
+from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
 from benchmarks.networks import networks, simulation_speed
 from benchmarks.report import write_report
 from benchmarks.shapes import peers
 from benchmarks.skipping import dense_layers, zero_activations
 from benchmarks.tables import Section
 from hw.contract.config import PRESETS
+from sw_driver.device import DeviceError
+from sw_driver.links.link import LinkError
 from sw_driver.opening import open_device
 
 #: Sections that one device measures, in the order of the page.
@@ -73,4 +76,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LinkError, DeviceError, NotExact) as error:  # sections measured before it are written
+        sys.exit(f"benchmarks: error: {error}")
