@@ -8,14 +8,16 @@ PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
 
-.PHONY: help demo test bench lint docs lock clean distclean
+.PHONY: help demo test bench lint lint-verilog area mutants docs lock clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       run a real int8 network on the RTL, checked against TFLite Micro'
 	@echo 'make test       run the tests'
 	@echo 'make bench      measure what the README states'
-	@echo 'make lint       ruff and pyright'
+	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
+	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
+	@echo 'make mutants    break the sources on purpose and see that a test notices'
 	@echo 'make docs       write the generated pages of docs/ anew'
 	@echo 'make clean      remove built simulators and caches;  make distclean: and .venv'
 
@@ -36,13 +38,24 @@ test: $(VENV)/.installed-test
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+
+# The generated Verilog of every preset: Verilator with -Wall, and Yosys.
+lint-verilog: $(VENV)/.installed-synthesis
+	@$(BIN)/python -m testbench.lint
+
+area: $(VENV)/.installed-synthesis
+	@$(BIN)/python -m benchmarks.area
+
+# Breaks the sources in a copy, one deliberate mistake at a time; a test must notice each. About an hour.
+mutants: $(VENV)/.installed-test
+	@$(BIN)/python tests/mutations/run.py
 
 docs: $(VENV)/.installed
 	@$(BIN)/python docs/generate.py

