@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl import Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.transfer import BEAT_BYTES, ReadClient
-from hw.contract.commands import Engine, Opcode, Space
+from hw.contract.commands import Engine, Flag, Opcode, Space
 from hw.contract.config import MASK_WORD_BITS, WINDOWS, Config
 from hw.contract.registers import Error
+from hw.contract.weight_format import BLOCK_BYTES_MAX, TAPS_MAX
 from hw.ports import EnginePort, MemoryWrite, WritePort, command_layout
+from hw.weight_decoder.loader import WeightLoader
 
 
 def entry_beats(config: Config, space: Space) -> int:
@@ -74,7 +76,8 @@ class LoadEngine(wiring.Component):
     """Executes LOAD commands, one beat per cycle; entry addresses wrap around at the end of their memory.
 
     A command with a field outside its limits is refused with BAD_COMMAND before anything of it is done; what
-    the bus or a window refuses is reported with its own code. After an error the engine waits for a reset.
+    the bus or a window refuses is reported with its own code, damaged weights with WEIGHT_STREAM. After an error
+    the engine waits for a reset.
 
     Members
     -------
@@ -114,9 +117,28 @@ class LoadEngine(wiring.Component):
                         whole_entries.eq(command.length[: 3 + twos] == 0),
                         last_of_entry.eq(beats - 1),
                     ]
-        acceptable = Signal()
+        flags = {flag: Signal(name=f"flag_{flag.name.lower()}") for flag in (Flag.COMPRESSED, Flag.WITHOUT_MAPS)}
+        for flag, signal in flags.items():
+            m.d.comb += signal.eq((command.flags & flag) != 0)
+        compressed = flags[Flag.COMPRESSED]
+        raw_acceptable, block_acceptable, acceptable = Signal(), Signal(), Signal()
+
+        def within(value: Value, least: int, most: int) -> Value:
+            return (value >= least) & (value <= most)
+
+        m.d.comb += [
+            raw_acceptable.eq((command.offset[:3] == 0) & whole_entries & ~flags[Flag.WITHOUT_MAPS]),
+            block_acceptable.eq(
+                (command.space == Space.WEIGHT) & ~command.offset[0] & ~command.length[0]
+                & (command.length < BLOCK_BYTES_MAX) & within(command.taps, 1, TAPS_MAX)
+                & (command.input_blocks != 0) & (command.output_blocks != 0)
+                & (command.unrolling < len(config.unrollings))
+                & within(command.last_rows, 1, config.lanes) & within(command.last_outputs, 1, config.lanes)),
+        ]
         m.d.sync += acceptable.eq(
-            (command.window < WINDOWS) & (command.offset[:3] == 0) & (command.length != 0) & whole_entries)
+            (command.window < WINDOWS) & (command.length != 0)
+            & ((command.flags & ~(Flag.COMPRESSED | Flag.WITHOUT_MAPS).value & 0xFF) == 0)
+            & Mux(compressed, block_acceptable, raw_acceptable))
         parameter_beats = entry_beats(config, Space.PARAMETER)
         twos = (parameter_beats & -parameter_beats).bit_length() - 1
         remainder_known, multiple = Signal(init=1), Signal(init=1)
@@ -133,19 +155,26 @@ class LoadEngine(wiring.Component):
             ]
 
         # ---- the course of a command --------------------------------------------------------------------------
+        skipped = Signal(3)  # bytes of the first beat before a block
+        beats = Signal(29)
+        m.d.comb += [
+            skipped.eq(command.offset[:3]),
+            beats.eq((command.length + skipped + BEAT_BYTES - 1) >> 3),
+        ]
         beats_left = Signal(29)
         entry_valid = Signal()  # a whole entry waits to be written
         accept = Signal()  # a beat is taken from the bus
         m.d.comb += [
             bus.request.payload.window.eq(command.window),
-            bus.request.payload.offset.eq(command.offset),
-            bus.request.payload.length.eq(command.length),
+            bus.request.payload.offset.eq(Cat(Const(0, 3), command.offset[3:])),
+            bus.request.payload.length.eq(Cat(Const(0, 3), beats)),
             self.engine.error.eq(bus.error),
         ]
+        m.submodules.weights = weights = WeightLoader(config)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += begin.eq(self.engine.command.valid)
-                m.d.sync += [beats_left.eq(command.length[3:]), counters.beats.eq(0), counters.stalled.eq(0)]
+                m.d.sync += [beats_left.eq(beats), counters.beats.eq(0), counters.stalled.eq(0)]
                 with m.If(begin):
                     m.next = "CHECK"
             with m.State("CHECK"):
@@ -165,24 +194,43 @@ class LoadEngine(wiring.Component):
                     m.d.sync += [beats_left.eq(beats_left - 1), counters.beats.eq(counters.beats + 1)]
                 with m.If((beats_left != 0) & ~bus.data.valid):
                     m.d.sync += counters.stalled.eq(counters.stalled + 1)
+                m.d.comb += weights.block.valid.eq(compressed)
                 with m.If(bus.error.valid):
                     m.next = "FAILED"
-                with m.Elif((beats_left == 0) & ~entry_valid):
+                with m.Elif(weights.failed):
+                    m.d.comb += [
+                        self.engine.error.valid.eq(1),
+                        self.engine.error.code.eq(Error.WEIGHT_STREAM),
+                        self.engine.error.address.eq(command.offset),
+                    ]
+                    m.next = "FAILED"
+                with m.Elif(Mux(compressed, weights.block.ready, (beats_left == 0) & ~entry_valid)):
                     m.d.comb += self.engine.command.ready.eq(1)
                     m.next = "IDLE"
             with m.State("FAILED"):
                 pass  # until the sequencer resets the engines
 
         # ---- the weight decoder's door ------------------------------------------------------------------------
-        # Beats as they come from the bus, and as they are gathered. Compressed weights (space WEIGHT) will pass
-        # through the decoder here; all other spaces go straight through, as weights do for now.
+        # Beats as they come from the bus, and as they are gathered; those of compressed weights go to the decoder.
         raw = bus.data
         gathered = stream.Signature(unsigned(config.axi_data_bits)).create()
+        block = weights.block.payload
         m.d.comb += [
             gathered.payload.eq(raw.payload),
-            gathered.valid.eq(raw.valid),
-            raw.ready.eq(gathered.ready),
+            gathered.valid.eq(raw.valid & ~compressed),
+            weights.beats.payload.eq(raw.payload),
+            weights.beats.valid.eq(raw.valid & compressed),
+            raw.ready.eq(Mux(compressed, weights.beats.ready, gathered.ready)),
             accept.eq(raw.valid & raw.ready),
+            weights.begin.eq(begin),
+            weights.address.eq(command.address),
+            weights.map_address.eq(command.map_address),
+            weights.write_maps.eq(~flags[Flag.WITHOUT_MAPS]),
+            block.skip.eq(skipped[1:]),
+            block.units.eq(command.length[1:]),
+            block.order.group.eq(1 << command.unrolling[: max(1, (len(config.unrollings) - 1).bit_length())]),
+            *(getattr(block.order, name).eq(getattr(command, name))
+              for name in ("output_blocks", "taps", "input_blocks", "last_rows", "last_outputs")),
         ]
 
         # ---- gather beats to entries: they are shifted in from the top, so that an entry ends at the top ---------
@@ -239,4 +287,7 @@ class LoadEngine(wiring.Component):
                 port.address.eq(address),
                 port.data.eq(gather[-len(port.data):]),
             ]
+        with m.If(compressed):
+            for port, source in ((self.weight, weights.weight), (self.map, weights.map)):
+                m.d.comb += [port.enable.eq(source.enable), port.address.eq(source.address), port.data.eq(source.data)]
         return m

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import Flag, Opcode, Space
+from hw.contract.commands import Flag, Opcode, Space, transfer_bytes
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
+from hw.contract.weight_format import TileOrder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Costs:
     dilate: int = 8  #: a DILATE command, but its steps
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
+    block: int = 16  #: a block of compressed weights, but table and steps
+    table: int = 292  #: the symbol table of a block
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
     store: int = 15  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
@@ -235,12 +238,33 @@ def depthwise(steps: int, words_written: int, config: Config) -> int:
 
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
     """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
+    if values["flags"] & Flag.COMPRESSED:
+        return block(values, None, config)
     beats = values["length"] // 8
     if opcode is Opcode.STORE:
         return COSTS.store + COSTS.write_latency + beats
     entry = config.parameter_entry_bytes // 8
     check = COSTS.parameter_check if values["space"] == Space.PARAMETER and entry & (entry - 1) else 0
     return COSTS.load + COSTS.read_latency + check + beats
+
+
+def block(values: Mapping[str, int], maps: Sequence[int] | None, config: Config) -> int:
+    """Cycles of a LOAD of compressed weights with these row maps (None: all rows stored), with the bus to itself.
+
+    The decoder makes a step of all ways per cycle, and is behind a queue.
+    """
+    ways, order = config.weight_ways, TileOrder.of_command(values, config.lanes)
+    if maps is None:
+        rows = order.taps * ((order.input_blocks - 1) * order.lanes + order.last_rows)
+        steps = rows * ((order.output_blocks - 1) * -(-order.lanes // ways) + -(-order.last_outputs // ways))
+    else:
+        tiles = list(order)
+        stored = [row_map.bit_count() for row_map in maps]
+        steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
+        if sum(stored) < sum(tile.rows for tile in tiles):  # row maps are coded
+            steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
+    beats = transfer_bytes(values)[1] // 8
+    return COSTS.load + COSTS.read_latency + max(beats, COSTS.block + COSTS.table + steps)
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:

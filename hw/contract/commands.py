@@ -79,6 +79,8 @@ class Flag(enum.IntFlag):
     PACKED = 2  #: the input is in the packed layout (CONV)
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
     TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (vector commands)
+    COMPRESSED = 16  #: a block of compressed weights (`weight_format`) is decoded: tiles and their row maps (LOAD)
+    WITHOUT_MAPS = 32  #: COMPRESSED: row maps are not written (weights of a DEPTHWISE command)
 
 
 class Space(enum.IntEnum):
@@ -134,10 +136,19 @@ _LOAD = (
     Field("window", 8, "address window that is read"),
     Field("space", 8, "Space that is written"),
     Field("reserved_16", 16, "zero"),
-    Field("offset", 32, "bytes from the window's base; a multiple of 8"),
-    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8"),
+    Field("offset", 32, "bytes from the window's base; a multiple of 8; COMPRESSED: of 2"),
+    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8; COMPRESSED: of the block, "
+                        "a multiple of 2, less than 2^29"),
     Field("address", 32, "first entry written: FEATURE lanes bytes; WEIGHT 2 x lanes bytes; MAP and MASK "
                          "8 bytes; PARAMETER Config.parameter_entry_bytes"),
+    # COMPRESSED, whose space is WEIGHT: where row maps go, and which tiles the block holds.
+    Field("map_address", 32, "COMPRESSED: first map memory entry written"),
+    Field("taps", 16, "COMPRESSED: kernel_height x kernel_width, 1 to 256; DEPTHWISE: lines of taps"),
+    Field("input_blocks", 16, "COMPRESSED: of a tap, at least 1"),
+    Field("output_blocks", 16, "COMPRESSED: at least 1"),
+    Field("unrolling", 8, "COMPRESSED: log2 of the output blocks of a group"),
+    Field("last_rows", 8, "COMPRESSED: rows that exist in a tap's last tile, 1 to lanes"),
+    Field("last_outputs", 8, "COMPRESSED: output channels that exist in the last block, 1 to lanes"),
 )
 
 _STORE = (
@@ -317,6 +328,12 @@ class CommandError(ValueError):
 def fields(opcode: Opcode) -> tuple[Field, ...]:
     """Header and body of a command, in the order of the bytes."""
     return HEADER + BODY[opcode]
+
+
+def transfer_bytes(values: Mapping[str, int]) -> tuple[int, int]:
+    """Offset and length of what a LOAD or STORE moves on the bus: whole beats of 8 bytes around a block."""
+    first = values["offset"] & ~7
+    return first, (values["offset"] + values["length"] + 7 & ~7) - first
 
 
 def encode(opcode: Opcode, values: Mapping[str, int]) -> bytes:

@@ -50,6 +50,11 @@ class Tiles:
     maps: list[int]
     words: bytes
 
+    def entries(self, lanes: int) -> bytes:
+        """The row maps as the map memory holds them, whole entries of 8 bytes."""
+        value = sum(row_map << lanes * i for i, row_map in enumerate(self.maps))
+        return value.to_bytes(-(-len(self.maps) * lanes // 64) * 8, "little")
+
 
 class _Ways:
     """The states' streams: units in the order in which they are asked for."""

@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hw.contract.weight_tables import FREQUENCY_BITS
 
@@ -54,6 +54,10 @@ STATE_LOW = 1 << STATE_BITS
 #: Bits of the check value, and how many of them a final state holds.
 CHECK_BITS = 32
 STATE_CHECK_BITS = STATE_BITS - 8
+#: Taps of a kernel at most (16 x 16).
+TAPS_MAX = 256
+#: A block has fewer bytes.
+BLOCK_BYTES_MAX = 1 << 29
 #: log2 of the most ways that the format can express.
 WAYS_MAX = 4
 
@@ -114,6 +118,12 @@ class TileOrder:
         for name in ("last_rows", "last_outputs"):
             if not 1 <= getattr(self, name) <= self.lanes:
                 raise ValueError(f"TileOrder: {name} must be 1 to lanes ({self.lanes}), not {getattr(self, name)}")
+
+    @classmethod
+    def of_command(cls, values: Mapping[str, int], lanes: int) -> TileOrder:
+        """What the fields of a LOAD command with COMPRESSED say."""
+        return cls(lanes, 1 << values["unrolling"], values["output_blocks"], values["taps"], values["input_blocks"],
+                   values["last_rows"], values["last_outputs"])
 
     @property
     def tiles(self) -> int:

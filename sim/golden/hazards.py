@@ -12,13 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space, transfer_bytes
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines
 from hw.contract.registers import Window
+from hw.contract.weight_decoding import Tiles
+from hw.contract.weight_format import TileOrder
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
+from sim.golden.compressed import read_block
 from sim.golden.masks import target_words
-from sim.golden.memory import entry_bytes, entry_count
+from sim.golden.memory import DeviceError, entry_bytes, entry_count
 from sim.tokens import Command, ProgramError, check_counts, clocks
 
 Indices = NDArray[np.int64]
@@ -50,6 +53,20 @@ def _transfer(command: Command, config: Config) -> _Accesses:
     if command.opcode is Opcode.LOAD:
         return _Accesses(writes={space: entries}, window_read=window)
     return _Accesses(reads={space: entries}, window_write=window)
+
+
+def _load_block(command: Command, tiles: Tiles | None, config: Config) -> _Accesses:
+    """`tiles` : None where they are not known; then all rows are taken to be stored."""
+    values, order = command.values, TileOrder.of_command(command.values, config.lanes)
+    count = min(order.tiles, config.weight_maps)
+    words = (count * -(-config.lanes // 2) if tiles is None
+             else len(tiles.words) // config.weight_word_bytes)
+    writes = {Space.WEIGHT: _ring(values["address"], words, config.weight_words)}
+    if not values["flags"] & Flag.WITHOUT_MAPS:
+        entries = -(-count // config.maps_per_entry)
+        writes[Space.MAP] = _ring(values["map_address"], entries, config.map_entries)
+    first, length = transfer_bytes(values)
+    return _Accesses(writes=writes, window_read=(values["window"], first, first + length))
 
 
 def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
@@ -123,8 +140,27 @@ class _Weights:
         self.config, self.image = config, image
         self.rows = np.zeros(config.weight_maps, dtype=np.int64)
 
-    def load(self, command: Command) -> None:
+    def block(self, command: Command) -> Tiles | None:
+        """The tiles of a LOAD with COMPRESSED; None if they can't be known."""
         values = command.values
+        if values["window"] != Window.IMAGE:
+            return None
+        first, length = transfer_bytes(values)
+        try:
+            return read_block(values, self.image[first : first + length], self.config)
+        except DeviceError:
+            return None
+
+    def load(self, command: Command, tiles: Tiles | None = None) -> None:
+        values = command.values
+        if values["flags"] & Flag.COMPRESSED:
+            if not values["flags"] & Flag.WITHOUT_MAPS:
+                order = TileOrder.of_command(values, self.config.lanes)
+                rows = [self.config.lanes] * min(order.tiles, self.config.weight_maps) if tiles is None else [
+                    row_map.bit_count() for row_map in tiles.maps]
+                first = values["map_address"] * self.config.maps_per_entry
+                self.rows[(first + np.arange(len(rows))) % self.config.weight_maps] = rows
+            return
         if values["space"] != Space.MAP:
             return
         count = values["length"] * 8 // self.config.lanes
@@ -169,9 +205,14 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
 
     for i, command in enumerate(commands):
         if ENGINE_OF[command.opcode] in (Engine.LOAD, Engine.STORE):
-            accesses = _transfer(command, config)
-            if command.opcode is Opcode.LOAD:
-                weights.load(command)
+            if command.values["flags"] & Flag.COMPRESSED:
+                tiles = weights.block(command)
+                accesses = _load_block(command, tiles, config)
+                weights.load(command, tiles)
+            else:
+                accesses = _transfer(command, config)
+                if command.opcode is Opcode.LOAD:
+                    weights.load(command)
         elif command.opcode in (Opcode.DECIDE, Opcode.DILATE):
             accesses = _mask_making(command, config)
         else:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
+import numpy as np
+
+from hw.contract.commands import (
+    COMMAND_BYTES,
+    MAGIC,
+    CommandError,
+    Engine,
+    Flag,
+    Opcode,
+    Space,
+    decode,
+    transfer_bytes,
+)
 from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error, Permission, Window
 from sim import cycle_model
 from sim.golden import conv, depthwise, limits, masks, vector
+from sim.golden.compressed import read_block
 from sim.golden.memory import DeviceError, External, OnChip, Windows
 from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
@@ -162,6 +175,8 @@ class Golden:
                 counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
         space, length = Space(values["space"]), values["length"]
+        if values["flags"] & Flag.COMPRESSED:
+            return self._load_block(command)
         if opcode is Opcode.LOAD:
             data = self.windows.read(values["window"], values["offset"], length)
             self.memory.write(space, values["address"], data)
@@ -170,3 +185,14 @@ class Golden:
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
         return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))
+
+    def _load_block(self, command: Command) -> Executed:
+        values = command.values
+        first, length = transfer_bytes(values)
+        beats = self.windows.read(values["window"], first, length).tobytes()
+        tiles = read_block(values, beats, self.config)
+        self.memory.write(Space.WEIGHT, values["address"], np.frombuffer(tiles.words, np.uint8))
+        if not values["flags"] & Flag.WITHOUT_MAPS:
+            entries = tiles.entries(self.config.lanes)
+            self.memory.write(Space.MAP, values["map_address"], np.frombuffer(entries, np.uint8))
+        return Executed(command, {"beats": length // 8}, cycle_model.block(values, tiles.maps, self.config))

@@ -9,7 +9,7 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
+from sw_driver.compiler.instructions import InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
     ConvLayer,
@@ -25,20 +25,8 @@ from sw_driver.compiler.layers import (
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
-from sw_driver.compiler.unrolling import Chunk, choose_chunks
-from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles
+from sw_driver.compiler.weight_stream import ConvStream, DepthwiseStream, WeightReport, weights_total
 from sw_driver.graph import Graph
-
-
-@dataclasses.dataclass
-class WeightReport:
-    """What one layer's weights take, and how it is unrolled: for people."""
-
-    layer: str
-    weight_bytes: int
-    map_bytes: int
-    parameter_bytes: int
-    chunks: list[Chunk]
 
 
 class Assembly:
@@ -47,6 +35,7 @@ class Assembly:
     Parameters
     ----------
     graph, config : the model and the device. layers : gated and fused.
+    compressed : whether weights are compressed where that takes fewer bytes.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
 
     Members, after construction
@@ -57,10 +46,12 @@ class Assembly:
     Raises CapacityError when something does not fit.
     """
 
-    def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]]):
+    def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
+                 *, compressed: bool = True):
         self.config = config
         self.layers = layers
         self.wanted = wanted
+        self.compressed = compressed
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
         self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, DecideLayer)}
@@ -131,11 +122,13 @@ class Assembly:
                 self.transfers.load(window, offset, feature_map.words * self.config.lanes, Space.FEATURE,
                                     feature_map.buffer.address)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
-        stream: _WeightStream | _DepthwiseStream | None = None
+        stream: ConvStream | DepthwiseStream | None = None
         if isinstance(layer, ConvLayer):
-            stream = _WeightStream(self, layer)
+            stream = ConvStream(self.transfers, layer, self.compressed)
         elif isinstance(layer, DepthwiseLayer):
-            stream = _DepthwiseStream(self, layer)
+            stream = DepthwiseStream(self.transfers, layer, self.compressed)
+        if stream is not None:
+            self.weights.append(stream.report)
         writers = [other for other in self.layers if other.output is layer.output]
         last = layer is writers[-1] and layer.output in self.wanted
         if last and layer.output.buffer in self._plan.spilled:
@@ -158,13 +151,13 @@ class Assembly:
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
 
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
-                 stream: _WeightStream | _DepthwiseStream | None) -> None:
+                 stream: ConvStream | DepthwiseStream | None) -> None:
         instructions = self.transfers.instructions
-        if isinstance(layer, ConvLayer) and isinstance(stream, _WeightStream):
+        if isinstance(layer, ConvLayer) and isinstance(stream, ConvStream):
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
                 instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
-        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, _DepthwiseStream):
+        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, DepthwiseStream):
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
                 instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
@@ -242,67 +235,7 @@ class Assembly:
                 "words": feature_map.words, "layout": "packed" if feature_map.packed else "blocked",
             } for feature_map in maps],
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
-            "weights": [{
-                "layer": report.layer, "weight_bytes": report.weight_bytes, "map_bytes": report.map_bytes,
-                "parameter_bytes": report.parameter_bytes, "commands": len(report.chunks),
-                "output_blocks_at_once": [1 << chunk.unrolling for chunk in report.chunks],
-            } for report in self.weights],
+            "weights": [dataclasses.asdict(report) for report in self.weights],
+            "weights_total": weights_total(self.weights),
             "gated_layers": {layer.name: self._mask_names[layer.mask.tensor] for layer in self.layers if layer.mask},
         }
-
-
-class _WeightStream:
-    """The weights of one layer on their way through the rings: loaded once if one command holds them all,
-    otherwise again for every stripe."""
-
-    def __init__(self, assembly: Assembly, layer: ConvLayer):
-        tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        self.chunks = choose_chunks(layer, tiles, assembly.config)
-        self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
-                        for chunk in self.chunks}
-        self._placement: Placement | None = None
-        parts = list(self._packed.values())
-        assembly.weights.append(WeightReport(layer.name, sum(len(part.tiles) for part in parts),
-                                             sum(len(part.maps) for part in parts),
-                                             sum(len(part.parameters) for part in parts), self.chunks))
-
-    def place(self, chunk: Chunk) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            self._placement = self._load(self._packed[chunk])
-        return self._placement
-
-    def _load(self, packed: PackedWeights) -> Placement:
-        return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
-                         self._transfers.stream(packed.parameters, Space.PARAMETER),
-                         self._transfers.stream(packed.maps, Space.MAP))
-
-
-class _DepthwiseStream:
-    """The weights of a depthwise layer on their way through the rings, like those of a convolution."""
-
-    def __init__(self, assembly: Assembly, layer: DepthwiseLayer):
-        filters = layer.weights.transpose(1, 0, 2) if layer.transposed else layer.weights
-        self._weights = DepthwiseWeights(filters, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        count = self._weights.blocks_at_once
-        if not count:
-            raise CapacityError(f"{layer}: the weights of {assembly.config.lanes} channels take "
-                                f"{self._weights.block_words * assembly.config.weight_word_bytes} bytes, the weight "
-                                f"store has {assembly.config.weight_bytes}")
-        total = self._weights.output_blocks
-        self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
-        self._placement: Placement | None = None
-        parts = [self._weights.pack(first, count) for first, count in self.chunks]
-        assembly.weights.append(WeightReport(layer.name, sum(len(weights) for weights, _parameters in parts), 0,
-                                             sum(len(parameters) for _weights, parameters in parts),
-                                             [Chunk(first, count, 0) for first, count in self.chunks]))
-
-    def place(self, first: int, count: int) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            weights, parameters = self._weights.pack(first, count)
-            self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
-                                        self._transfers.stream(parameters, Space.PARAMETER))
-        return self._placement

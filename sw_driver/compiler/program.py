@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from hw.contract import commands
-from hw.contract.commands import COMMAND_BYTES, MAGIC, Opcode
+from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
@@ -25,8 +26,11 @@ from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> Program:
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, weights: str = "compressed",
+                  ) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
+
+    weights : "compressed", where that takes fewer bytes, or "raw".
 
     Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
     for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
@@ -34,14 +38,16 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> 
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name)
+    return compile_graph(graph, config, name=name, weights=weights)
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
-    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", *, weights: str = "compressed") -> Program:
+    """Compile a graph. `name` is what the program calls the model; `weights` and errors as in `compile_model`."""
+    if weights not in WEIGHT_MODES:
+        raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights!r}")
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name)
+        return _compile(graph, config, name, weights)
     except CapacityError as error:
         raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
 
@@ -58,20 +64,20 @@ def _remedy(graph: Graph, config: Config) -> str:
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str) -> Program:
+def _compile(graph: Graph, config: Config, name: str, weights: str = "compressed") -> Program:
     try:
-        return _passes(graph, config, name, branches=True)
+        return _passes(graph, config, name, weights, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, branches=False)
+            return _passes(graph, config, name, weights, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Program:
+def _passes(graph: Graph, config: Config, name: str, weights: str, *, branches: bool) -> Program:
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -82,7 +88,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    assembly = Assembly(graph, config, layers, wanted)
+    assembly = Assembly(graph, config, layers, wanted, compressed=weights == "compressed")
 
     transfers = assembly.transfers
     instructions = transfers.instructions
@@ -92,7 +98,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
-    image = _image(ordered, bytes(transfers.data), config)
+    image = _image(ordered, bytes(transfers.data), bytes(transfers.blocks), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
         input_bytes=align(transfers.input_bytes, 8), output_bytes=align(transfers.output_bytes, 8),
@@ -112,22 +118,25 @@ def _port(graph: Graph, index: int, name: str) -> Port:
     return Port(name, index, list(tensor.shape), tensor.dtype, scale, zero_point)
 
 
-def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
-    """Commands first, then the data that they load."""
+def _image(ordered: list[Instruction], data: bytes, blocks: bytes, config: Config) -> bytes:
+    """Commands first, then the data that they load, compressed weights last."""
     count = len(ordered) + 2
     data_offset = count * COMMAND_BYTES
+    block_offset = align(data_offset + len(data), 8)
     image = bytearray(commands.encode(Opcode.BEGIN, {
         "magic": MAGIC, "format_version": FORMAT_VERSION, "config_hash": config.hash, "command_count": count}))
     for instruction in ordered:
         values = instruction.values
         if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
-            values = {**values, "offset": values["offset"] + data_offset}
+            start = block_offset if values["flags"] & Flag.COMPRESSED else data_offset
+            values = {**values, "offset": values["offset"] + start}
         try:
             image += commands.encode(instruction.opcode, values)
         except commands.CommandError as error:
             raise CompileError(f"{instruction.layer or 'a transfer'} is too large for a command: {error}") from None
     image += commands.encode(Opcode.END, {})
-    return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
+    image = (image + data).ljust(block_offset, b"\0") + blocks
+    return bytes(image).ljust(align(len(image), 8), b"\0")
 
 
 def _reported(layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:

@@ -7,6 +7,7 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed, Result
 from hw.contract.layouts import align
 from hw.contract.registers import Window
+from sw_driver.compiler.compression import Block
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.layers import Buffer, FeatureMap
 from sw_driver.compiler.memory import Ring
@@ -22,6 +23,7 @@ class Transfers:
     Members
     -------
     data : weights, row maps, parameters; offsets in window IMAGE count from its start.
+    blocks : compressed weights, one after the other; offsets of LOAD commands with COMPRESSED count from its start.
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
     """
@@ -31,6 +33,7 @@ class Transfers:
         self.config = config
         self.instructions: list[Instruction] = []
         self.data = bytearray()
+        self.blocks = bytearray()
         self.feeds: list[Feed] = []
         self.results: list[Result] = []
         self.input_bytes = self.output_bytes = self.spill_bytes = 0
@@ -51,7 +54,8 @@ class Transfers:
     def load(self, window: Window, offset: int, length: int, space: Space, address: int) -> Region:
         """Add a LOAD of `length` bytes; returns what it writes."""
         target = Region(space, address, length // self._entry_bytes[space], self.sizes[space])
-        values = {"window": window, "space": space, "offset": offset, "length": length, "address": address}
+        values = {"flags": 0, "window": window, "space": space, "offset": offset, "length": length,
+                  "address": address}
         self.reads_output |= window is Window.OUTPUT
         self.instructions.append(Instruction(Opcode.LOAD, values, [Region(("window", window), offset, length)],
                                              [target]))
@@ -60,7 +64,7 @@ class Transfers:
     def store(self, offset: int, length: int, address: int) -> None:
         """Add a STORE of `length` bytes of feature memory to window OUTPUT."""
         source = Region(Space.FEATURE, address, length // self.config.lanes, self.config.feature_words)
-        values = {"window": Window.OUTPUT, "space": Space.FEATURE, "offset": offset, "length": length,
+        values = {"flags": 0, "window": Window.OUTPUT, "space": Space.FEATURE, "offset": offset, "length": length,
                   "address": address}
         self.instructions.append(Instruction(Opcode.STORE, values, [source],
                                              [Region(("window", Window.OUTPUT), offset, length)]))
@@ -74,6 +78,20 @@ class Transfers:
         if data not in self._offsets:
             self._offsets[data] = self.append(data)
         return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+
+    def block(self, block: Block) -> tuple[Region, Region]:
+        """Load a compressed block into the next regions of the weight store and of the map memory."""
+        weight, maps = (Region(space, self._rings[space].take(count), count, self.sizes[space])
+                        for space, count in ((Space.WEIGHT, block.words), (Space.MAP, block.entries)))
+        if block.data not in self._offsets:
+            self._offsets[block.data] = len(self.blocks)
+            self.blocks += block.data
+        offset = self._offsets[block.data]
+        values = {**block.fields, "window": Window.IMAGE, "space": Space.WEIGHT, "offset": offset,
+                  "length": len(block.data), "address": weight.first, "map_address": maps.first}
+        self.instructions.append(Instruction(Opcode.LOAD, values, [],
+                                             [region for region in (weight, maps) if region.count]))
+        return weight, maps
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
         """Give a feed its place in window INPUT and load it."""
