@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hw.contract.commands import Flag, Opcode, Space, transfer_bytes
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
-from hw.contract.weight_format import TileOrder
+from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +239,7 @@ def depthwise(steps: int, words_written: int, config: Config) -> int:
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
     """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
     if values["flags"] & Flag.COMPRESSED:
-        return block(values, None, config)
+        return block(values, config)
     beats = values["length"] // 8
     if opcode is Opcode.STORE:
         return COSTS.store + COSTS.write_latency + beats
@@ -248,12 +248,16 @@ def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
     return COSTS.load + COSTS.read_latency + check + beats
 
 
-def block(values: Mapping[str, int], maps: Sequence[int] | None, config: Config) -> int:
-    """Cycles of a LOAD of compressed weights with these row maps (None: all rows stored), with the bus to itself.
+def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None = None,
+          header: BlockHeader | None = None) -> int:
+    """Cycles of a LOAD of compressed weights, with the bus to itself.
+
+    maps : their row maps; None: all rows stored. header : of the block; None: all ways, and a table.
 
     The decoder makes a step of all ways per cycle, and is behind a queue.
     """
-    ways, order = config.weight_ways, TileOrder.of_command(values, config.lanes)
+    order = TileOrder.of_command(values, config.lanes)
+    ways = config.weight_ways if header is None else header.ways
     if maps is None:
         rows = order.taps * ((order.input_blocks - 1) * order.lanes + order.last_rows)
         steps = rows * ((order.output_blocks - 1) * -(-order.lanes // ways) + -(-order.last_outputs // ways))
@@ -261,10 +265,11 @@ def block(values: Mapping[str, int], maps: Sequence[int] | None, config: Config)
         tiles = list(order)
         stored = [row_map.bit_count() for row_map in maps]
         steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
-        if sum(stored) < sum(tile.rows for tile in tiles):  # row maps are coded
+        if header is None or header.maps:
             steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
     beats = transfer_bytes(values)[1] // 8
-    return COSTS.load + COSTS.read_latency + max(beats, COSTS.block + COSTS.table + steps)
+    table = 0 if header is not None and header.table is TableKind.PREVIOUS else COSTS.table
+    return COSTS.load + COSTS.read_latency + max(beats, COSTS.block + table + steps)
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:

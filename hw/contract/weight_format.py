@@ -74,6 +74,22 @@ class TableKind(enum.IntEnum):
     STANDARD = 0  #: one of `weight_standard_tables`
     SYMMETRIC = 1  #: written in the block, of magnitudes
     GENERAL = 2  #: written in the block, of values
+    PREVIOUS = 3  #: the table of the block decoded before, in the same program; there must be one
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockHeader:
+    """What a block's first unit says."""
+
+    ways: int
+    table: TableKind
+    maps: bool
+
+    @classmethod
+    def of(cls, block: bytes) -> BlockHeader:
+        """The header of a block."""
+        unit = int.from_bytes(block[:2], "little")
+        return cls(1 << (unit & WAYS_MASK), TableKind(unit >> TABLE_SHIFT & 3), bool(unit & MAPS_CODED))
 
 
 def check_fields(ways: int) -> list[tuple[int, int]]:

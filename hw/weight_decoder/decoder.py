@@ -107,6 +107,7 @@ class WeightDecoder(wiring.Component):
         header = Signal(HEADER)
         offered = data.View(HEADER, window.units[:UNIT_BITS])
         zeros = Signal(UNIT_BITS)
+        table_there = Signal()  # a block had one before
         row_code = Signal(ROW_CODE)
         in_use = Signal(count)  # the block's ways
         many = Signal(range(count + 1))  # how many these are
@@ -252,7 +253,8 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += header.eq(offered)
                     bad = Signal()
                     m.d.comb += bad.eq(
-                        (offered.log_ways > (count.bit_length() - 1)) | (offered.reserved != 0) | (offered.kind == 3)
+                        (offered.log_ways > (count.bit_length() - 1)) | (offered.reserved != 0)
+                        | ((offered.kind == TableKind.PREVIOUS) & ~table_there)
                         | Mux(offered.kind == TableKind.STANDARD, offered.standard >= len(STANDARD_TABLES),
                               offered.standard != 0))
                     with m.If(bad):
@@ -267,19 +269,22 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += zeros.eq(window.units)
                     m.next = "TABLE"
             with m.State("TABLE"):  # way 0 takes its first unit
-                m.d.comb += asking.eq(header.kind != TableKind.STANDARD)
+                m.d.comb += asking.eq((header.kind == TableKind.SYMMETRIC) | (header.kind == TableKind.GENERAL))
                 with m.If(go):
-                    m.d.comb += [builder.start.eq(1), piece.content.eq(Content.CHECKED),
+                    m.d.comb += [builder.start.eq(header.kind != TableKind.PREVIOUS), piece.content.eq(Content.CHECKED),
                                  piece.checked.eq(Cat(header.as_value(), zeros))]
                     m.d.sync += row_code.zeros.eq(zeros)
                     for i, (shift, scaled) in enumerate(normalised):
                         m.d.sync += [row_code.shift[i].eq(shift), row_code.frequency[i].eq(scaled)]
                     with m.If(header.maps & ((zeros == 0) | (zeros >= FREQUENCIES))):
                         m.next = "FAILED"
+                    with m.Elif(header.kind == TableKind.PREVIOUS):
+                        m.next = "FIRST_UNITS"
                     with m.Else():
                         m.next = "BINS"
             with m.State("BINS"):
                 with m.If(builder.done):
+                    m.d.sync += table_there.eq(1)
                     m.next = "FIRST_UNITS"
                 with m.Elif(builder.failed):
                     m.next = "FAILED"

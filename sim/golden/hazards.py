@@ -18,6 +18,7 @@ from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lin
 from hw.contract.registers import Window
 from hw.contract.weight_decoding import Tiles
 from hw.contract.weight_format import TileOrder
+from hw.contract.weight_tables import Symbol
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.compressed import read_block
 from sim.golden.masks import target_words
@@ -139,6 +140,7 @@ class _Weights:
     def __init__(self, config: Config, image: bytes):
         self.config, self.image = config, image
         self.rows = np.zeros(config.weight_maps, dtype=np.int64)
+        self.table: tuple[Symbol, ...] | None = None
 
     def block(self, command: Command) -> Tiles | None:
         """The tiles of a LOAD with COMPRESSED; None if they can't be known."""
@@ -147,7 +149,8 @@ class _Weights:
             return None
         first, length = transfer_bytes(values)
         try:
-            return read_block(values, self.image[first : first + length], self.config)
+            tiles, self.table = read_block(values, self.image[first : first + length], self.table, self.config)
+            return tiles
         except DeviceError:
             return None
 

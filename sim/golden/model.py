@@ -20,6 +20,8 @@ from hw.contract.commands import (
 )
 from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error, Permission, Window
+from hw.contract.weight_format import BlockHeader
+from hw.contract.weight_tables import Symbol
 from sim import cycle_model
 from sim.golden import conv, depthwise, limits, masks, vector
 from sim.golden.compressed import read_block
@@ -94,6 +96,7 @@ class Golden:
         self.timing = timing
         self.memory = OnChip(config)
         self.windows = Windows(external, config.axi_address_bits)
+        self._table: tuple[Symbol, ...] | None = None  # of the program's last compressed block
 
     def run(self, program: int = 0, observe: Callable[[Executed], None] | None = None) -> Run:
         """Execute the program at offset `program` of window IMAGE, in program order.
@@ -101,6 +104,7 @@ class Golden:
         `observe` is called after every command, with the memories in the state that it left.
         """
         run = Run()
+        self._table = None
         index = 0
         tokens = {(producer, consumer): 0 for producer in Engine for consumer in Engine}
         try:
@@ -190,9 +194,11 @@ class Golden:
         values = command.values
         first, length = transfer_bytes(values)
         beats = self.windows.read(values["window"], first, length).tobytes()
-        tiles = read_block(values, beats, self.config)
+        tiles, self._table = read_block(values, beats, self._table, self.config)
         self.memory.write(Space.WEIGHT, values["address"], np.frombuffer(tiles.words, np.uint8))
         if not values["flags"] & Flag.WITHOUT_MAPS:
             entries = tiles.entries(self.config.lanes)
             self.memory.write(Space.MAP, values["map_address"], np.frombuffer(entries, np.uint8))
-        return Executed(command, {"beats": length // 8}, cycle_model.block(values, tiles.maps, self.config))
+        header = BlockHeader.of(beats[values["offset"] - first :])
+        return Executed(command, {"beats": length // 8},
+                        cycle_model.block(values, self.config, tiles.maps, header))

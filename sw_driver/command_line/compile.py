@@ -15,7 +15,7 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset)
+    program = compile_model(options.model, options.preset, weights=options.weights)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     write_file(options.output, data)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from hw.contract.commands import Flag
 from hw.contract.config import Config
-from hw.contract.weight_encoding import encode
-from hw.contract.weight_format import TileOrder
+from hw.contract.weight_encoding import count_weights, encode_block
+from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
+from hw.contract.weight_tables import Symbol
 
 #: Ways that the decoder works with cost bytes; more are used while they take no more than this share of a block.
 WAYS_SHARE = 0.003
@@ -21,39 +22,85 @@ WAITING_SHARE = 0.01
 MODES = ("compressed", "raw")
 
 
+#: A symbol table, once built.
+Table = tuple[Symbol, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The tiles of a command, as `hw.contract.layouts` has them."""
+
+    maps: tuple[int, ...]
+    words: bytes
+    order: TileOrder
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A compressed block. `fields` : of the LOAD command that reads it, but places; `words`, `entries` : what it
-    writes to weight store and map memory (0 without row maps)."""
+    """A compressed block.
+
+    fields : of the LOAD command that reads it, but places. words, entries : what it writes to weight store and map
+    memory (0 without row maps). table : its symbols.
+    """
 
     data: bytes
     fields: dict[str, int]
     words: int
     entries: int
+    table: Table
+
+    @property
+    def own_table(self) -> bool:
+        """Whether the decoder builds a symbol table for it."""
+        return BlockHeader.of(self.data).table is not TableKind.PREVIOUS
 
 
-@functools.lru_cache(maxsize=1024)
-def _encoded(maps: tuple[int, ...], words: bytes, order: TileOrder, ways: int, share: float) -> bytes:
-    return encode(maps, words, order, ways, share)
+@functools.lru_cache(maxsize=512)
+def _encoded(part: Part, ways: int, share: float, previous: Table | None, only_previous: bool,
+             others: tuple[int, ...] | None) -> tuple[bytes, Table]:
+    data, table = encode_block(part.maps, part.words, part.order, ways, share, previous=previous,
+                               only_previous=only_previous, others=others)
+    return data, tuple(table)
 
 
-def compress(maps: Sequence[int], words: bytes, order: TileOrder, config: Config, *, with_maps: bool = True,
-             share: float = WAYS_SHARE) -> Block | None:
-    """The tiles as a block; None where they take no fewer bytes than as they are, or the format can't express them.
+def compress(parts: Sequence[Part], previous: Table | None, config: Config, *, with_maps: bool = True,
+             share: float = WAYS_SHARE) -> list[Block | None]:
+    """The commands of a layer as blocks; None for each that takes no fewer bytes than as it is.
 
-    maps, words : the tiles as `hw.contract.layouts` has them. with_maps : whether the device needs the row maps.
-    share : see WAYS_SHARE.
+    All of them share one table, so that the blocks may be loaded in this order more than once.
+
+    previous : the table of the last block before them. with_maps : whether the device needs the row maps. share : see
+    WAYS_SHARE.
     """
-    if order.tiles > config.weight_maps or not words:
-        return None
-    data = _encoded(tuple(maps), words, order, config.weight_ways, share)
+    blocks: list[Block | None] = []
+    table, chosen = previous, False
+    for number, part in enumerate(parts):
+        block = None
+        if part.order.tiles <= config.weight_maps and part.words:
+            others = None if chosen else _sum(parts[number + 1 :])
+            block = _block(part, _encoded(part, config.weight_ways, share, table, chosen, others), config, with_maps)
+        if block is not None:
+            table, chosen = block.table, True
+        blocks.append(block)
+    return blocks
+
+
+def _sum(parts: Sequence[Part]) -> tuple[int, ...] | None:
+    """How often each weight occurs in all of them."""
+    counts = [count_weights(part.maps, part.words, part.order) for part in parts]
+    return tuple(map(sum, zip(*counts, strict=True))) if counts else None
+
+
+def _block(part: Part, encoded: tuple[bytes, Table], config: Config, with_maps: bool) -> Block | None:
+    data, table = encoded
+    order = part.order
     entries = -(-order.tiles // config.maps_per_entry) if with_maps else 0
-    if len(data) >= len(words) + 8 * entries:
+    if len(data) >= len(part.words) + 8 * entries:
         return None
+    flags = Flag.COMPRESSED if with_maps else Flag.COMPRESSED | Flag.WITHOUT_MAPS
     fields = {
-        "flags": Flag.COMPRESSED if with_maps else Flag.COMPRESSED | Flag.WITHOUT_MAPS,
-        "taps": order.taps, "input_blocks": order.input_blocks, "output_blocks": order.output_blocks,
-        "unrolling": order.group.bit_length() - 1, "last_rows": order.last_rows, "last_outputs": order.last_outputs,
+        "flags": int(flags), "taps": order.taps, "input_blocks": order.input_blocks,
+        "output_blocks": order.output_blocks, "unrolling": order.group.bit_length() - 1,
+        "last_rows": order.last_rows, "last_outputs": order.last_outputs,
     }
-    return Block(data, {name: int(value) for name, value in fields.items()},
-                 len(words) // config.weight_word_bytes, entries)
+    return Block(data, fields, len(part.words) // config.weight_word_bytes, entries, table)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hw.contract.commands import Opcode, Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed, Result
 from hw.contract.layouts import align
 from hw.contract.registers import Window
-from sw_driver.compiler.compression import Block
+from sw_driver.compiler.compression import WAYS_SHARE, Block, Part, Table, compress
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.layers import Buffer, FeatureMap
 from sw_driver.compiler.memory import Ring
@@ -48,6 +50,7 @@ class Transfers:
         self._sources: dict[FeatureMap, tuple[Window, int]] = {}
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
+        self._table: Table | None = None  # of the last compressed layer
 
     # ---- instructions -------------------------------------------------------------------------
 
@@ -78,6 +81,13 @@ class Transfers:
         if data not in self._offsets:
             self._offsets[data] = self.append(data)
         return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+
+    def compress(self, parts: Sequence[Part], *, with_maps: bool = True, share: float = WAYS_SHARE,
+                 ) -> list[Block | None]:
+        """The blocks of the next layer to be loaded; see `compression.compress`."""
+        blocks = compress(parts, self._table, self.config, with_maps=with_maps, share=share)
+        self._table = next((block.table for block in blocks if block is not None), self._table)
+        return blocks
 
     def block(self, block: Block) -> tuple[Region, Region]:
         """Load a compressed block into the next regions of the weight store and of the map memory."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hw.contract.commands import Space
-from sw_driver.compiler.compression import WAITING_SHARE, WAYS_SHARE, Block, compress
+from sw_driver.compiler.compression import WAITING_SHARE, WAYS_SHARE, Block, Part
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Placement
 from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer
@@ -77,8 +77,11 @@ class ConvStream:
         self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
                         for chunk in self.chunks}
         share = WAITING_SHARE if layer.output.height * layer.output.width == 1 else WAYS_SHARE
-        self._blocks = {chunk: compress(packed.row_maps, packed.tiles, packed.order, config, share=share)
-                        if compressed else None for chunk, packed in self._packed.items()}
+        encoded: list[Block | None] = [None] * len(self.chunks)
+        if compressed:
+            encoded = transfers.compress([Part(tuple(packed.row_maps), packed.tiles, packed.order)
+                                          for packed in self._packed.values()], share=share)
+        self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placement: Placement | None = None
         parts, blocks = list(self._packed.values()), list(self._blocks.values())
         raw = layer.taps_channels * layer.output.channels
@@ -124,7 +127,10 @@ class DepthwiseStream:
         total = self._weights.output_blocks
         self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
         self._packed = {chunk: self._weights.pack(*chunk) for chunk in self.chunks}
-        self._blocks = {chunk: self._compress(chunk) if compressed else None for chunk in self.chunks}
+        encoded: list[Block | None] = [None] * len(self.chunks)
+        if compressed:
+            encoded = transfers.compress([self._part(chunk) for chunk in self.chunks], with_maps=False)
+        self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placement: Placement | None = None
         raw = layer.weights.size
         blocks = list(self._blocks.values())
@@ -136,10 +142,10 @@ class DepthwiseStream:
             sum(len(parameters) for _weights, parameters in self._packed.values()), len(self.chunks),
             [1] * len(self.chunks))
 
-    def _compress(self, chunk: tuple[int, int]) -> Block | None:
+    def _part(self, chunk: tuple[int, int]) -> Part:
         order = self._weights.order(*chunk)
         every = (1 << order.last_rows) - 1
-        return compress([every] * order.tiles, self._packed[chunk][0], order, self._transfers.config, with_maps=False)
+        return Part((every,) * order.tiles, self._packed[chunk][0], order)
 
     def place(self, first: int, count: int) -> Placement:
         """Load the weights of a command, unless they are there."""

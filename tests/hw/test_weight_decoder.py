@@ -9,9 +9,10 @@ import pytest
 from amaranth import ResetInserter, Signal
 
 from hw.contract.config import PRESETS, preset
-from hw.contract.weight_decoding import Tiles, WeightStreamError, decode
-from hw.contract.weight_encoding import encode
-from hw.contract.weight_format import TileOrder
+from hw.contract.weight_decoding import Tiles, WeightStreamError, decode, decode_block
+from hw.contract.weight_encoding import count_weights, encode, encode_block
+from hw.contract.weight_format import TABLE_SHIFT, TableKind, TileOrder
+from hw.contract.weight_tables import cost
 from hw.weight_decoder import WeightCodec
 from testbench.component_simulation import simulate
 
@@ -130,26 +131,60 @@ class Run:
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "xlarge"])  # whose decoder is large's
 def test_decoder_against_software(name):
-    """Blocks of all kinds, one after the other, under random stalls."""
+    """Blocks of all kinds, one after the other, under random stalls; each third one with the table before it."""
     print(f"LACUNA_SEED={SEED}")
     config = preset(name)
     random = np.random.default_rng([SEED, len(name)])
     run = Run(config, random)
 
     async def test(ctx):
+        table = None
         for number in range(ROUNDS):
             run.fast, run.ready = random.choice([1.0, 0.5]), random.choice([1.0, 0.6])
             order = random_order(random, config, 3)
             tiles = random_tiles(random, order, KINDS[number % len(KINDS)])
             ways = 1 << int(random.integers(config.weight_ways.bit_length()))
-            block = encode(tiles.maps, tiles.words, order, ways, 1.0)
-            assert decode(block, order) == tiles
+            only = number % 3 == 2 and cost(count_weights(tiles.maps, tiles.words, order), table) < float("inf")
+            block, made = encode_block(tiles.maps, tiles.words, order, ways, 1.0, previous=table, only_previous=only)
+            assert decode_block(block, order, table) == (tiles, made)
+            table = made
             beats, skip = beats_of(random, block)
             good = await run.block(ctx, block, order, skip, beats)
             assert (run.words, run.entries) == expected(config, tiles), (number, order, block.hex())
             assert good and not run.beats
 
     simulate(run.top, test, background=run.background, cycles=200_000)
+
+
+def test_there_must_be_a_previous_table():
+    """A block that asks for one is refused as a program's first; after a reset again."""
+    config = preset("nano")
+    random = np.random.default_rng(SEED)
+    run = Run(config, random)
+    order = TileOrder(config.lanes, 1, 1, 1, 2, config.lanes, config.lanes)
+    tiles = random_tiles(random, order, "normal")
+    first, table = encode_block(tiles.maps, tiles.words, order, config.weight_ways)
+    second, _table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, previous=table,
+                                  only_previous=True)
+    assert second[0] >> TABLE_SHIFT & 3 == TableKind.PREVIOUS and len(second) <= len(first)
+    assert decode_block(second, order, table)[0] == tiles
+    with pytest.raises(WeightStreamError, match="no previous"):
+        decode(second, order)
+    wrong = second[:1] + b"\x01" + second[2:]
+    with pytest.raises(WeightStreamError, match="table"):
+        decode_block(wrong, order, table)
+
+    async def test(ctx):
+        for block, good in ((second, False), (first, True), (second, True), (wrong, False), (second, False)):
+            beats, skip = beats_of(random, block)
+            assert await run.block(ctx, block, order, skip, beats) == good
+            if not good:
+                run.beats.clear()
+                ctx.set(run.reset, 1)
+                await ctx.tick()
+                ctx.set(run.reset, 0)
+
+    simulate(run.top, test, background=run.background)
 
 
 def damaged(random, block):
