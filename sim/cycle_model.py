@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import Flag, Opcode, Space, transfer_bytes
+from hw.contract.commands import Flag, Opcode, Space, transfer_beats
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
 from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
@@ -267,7 +267,7 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
         steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
         if header is None or header.maps:
             steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
-    beats = transfer_bytes(values)[1] // 8
+    beats = transfer_beats(values)
     table = 0 if header is not None and header.table is TableKind.PREVIOUS else COSTS.table
     return COSTS.load + COSTS.read_latency + max(beats, COSTS.block + table + steps)
 

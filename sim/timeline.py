@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hw.contract.commands import COMMAND_BYTES, Engine, Opcode, transfer_bytes
+from hw.contract.commands import COMMAND_BYTES, Engine, Opcode, transfer_beats
 from hw.contract.config import Config
 from sim.cycle_model import COSTS
 from sim.tokens import Command, predecessors
@@ -131,7 +131,7 @@ class _Timeline:
         self.started[engine] += 1
         span = self.spans[i] = Span(start, start + self.cycles[i])
         if self.commands[i].opcode is Opcode.LOAD:
-            beats = transfer_bytes(self.commands[i].values)[1] // 8
+            beats = transfer_beats(self.commands[i].values)
             alone = COSTS.load + COSTS.read_latency + beats
             behind = max(0, self.cycles[i] - alone)  # cycles of a decoder behind its last beat
             span.end = max(span.end, self.bus_free + beats + COSTS.load_end)

@@ -149,6 +149,10 @@ _LOAD = (
     Field("unrolling", 8, "COMPRESSED: log2 of the output blocks of a group"),
     Field("last_rows", 8, "COMPRESSED: rows that exist in a tap's last tile, 1 to lanes"),
     Field("last_outputs", 8, "COMPRESSED: output channels that exist in the last block, 1 to lanes"),
+    # Parameters come behind a block in one command: memory delivers them while the decoder is still at work.
+    Field("parameter_offset", 32, "COMPRESSED: of parameters, from the window's base; a multiple of 8"),
+    Field("parameter_length", 32, "COMPRESSED: their bytes, whole entries; 0: none"),
+    Field("parameter_address", 32, "COMPRESSED: first parameter entry written"),
 )
 
 _STORE = (
@@ -330,10 +334,19 @@ def fields(opcode: Opcode) -> tuple[Field, ...]:
     return HEADER + BODY[opcode]
 
 
-def transfer_bytes(values: Mapping[str, int]) -> tuple[int, int]:
-    """Offset and length of what a LOAD or STORE moves on the bus: whole beats of 8 bytes around a block."""
+def transfers(values: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Offset and length of what a LOAD or STORE moves on the bus, in order: whole beats of 8 bytes around a block,
+    and the parameters behind it."""
     first = values["offset"] & ~7
-    return first, (values["offset"] + values["length"] + 7 & ~7) - first
+    moved = [(first, (values["offset"] + values["length"] + 7 & ~7) - first)]
+    if values["flags"] & Flag.COMPRESSED and values["parameter_length"]:
+        moved.append((values["parameter_offset"], values["parameter_length"]))
+    return moved
+
+
+def transfer_beats(values: Mapping[str, int]) -> int:
+    """Beats of 8 bytes that a LOAD or STORE moves."""
+    return sum(length for _offset, length in transfers(values)) // 8
 
 
 def encode(opcode: Opcode, values: Mapping[str, int]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from hw.contract.commands import transfer_bytes
 from hw.contract.config import Config
 from hw.contract.registers import Error
 from hw.contract.weight_decoding import Tiles, WeightStreamError, decode_block
@@ -29,7 +28,7 @@ def read_block(values: Mapping[str, int], beats: bytes, previous: tuple[Symbol, 
                ) -> tuple[Tiles, tuple[Symbol, ...]]:
     """The tiles that a LOAD which passed `limits.check` writes, and its symbol table.
 
-    beats : what it reads (`transfer_bytes`). previous : the table of the program's block before, if there was one.
+    beats : those that the block lies in. previous : the table of the program's block before, if there was one.
 
     Raises DeviceError(WEIGHT_STREAM) where the block is damaged, or has more row maps than the map memory.
     """
@@ -37,7 +36,7 @@ def read_block(values: Mapping[str, int], beats: bytes, previous: tuple[Symbol, 
     if order.tiles > config.weight_maps:
         raise DeviceError(Error.WEIGHT_STREAM, f"the block has {order.tiles} tiles, the map memory room for "
                                                f"{config.weight_maps}", values["offset"])
-    skip = values["offset"] - transfer_bytes(values)[0]
+    skip = values["offset"] % 8
     found = _decoded(beats[skip : skip + values["length"]], order, previous)
     if isinstance(found, str):
         raise DeviceError(Error.WEIGHT_STREAM, f"the weights are damaged: {found}", values["offset"])

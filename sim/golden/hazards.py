@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space, transfer_bytes
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space, transfers
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines
 from hw.contract.registers import Window
@@ -38,8 +38,8 @@ class _Accesses:
 
     reads: dict[Space, Indices] = dataclasses.field(default_factory=dict)
     writes: dict[Space, Indices] = dataclasses.field(default_factory=dict)
-    window_read: tuple[int, int, int] | None = None
-    window_write: tuple[int, int, int] | None = None
+    window_reads: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    window_writes: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
 
 
 def _ring(first: int, count: int, size: int) -> Indices:
@@ -52,8 +52,8 @@ def _transfer(command: Command, config: Config) -> _Accesses:
     entries = _ring(values["address"], values["length"] // entry_bytes(config, space), entry_count(config, space))
     window = values["window"], values["offset"], values["offset"] + values["length"]
     if command.opcode is Opcode.LOAD:
-        return _Accesses(writes={space: entries}, window_read=window)
-    return _Accesses(reads={space: entries}, window_write=window)
+        return _Accesses(writes={space: entries}, window_reads=[window])
+    return _Accesses(reads={space: entries}, window_writes=[window])
 
 
 def _load_block(command: Command, tiles: Tiles | None, config: Config) -> _Accesses:
@@ -66,8 +66,11 @@ def _load_block(command: Command, tiles: Tiles | None, config: Config) -> _Acces
     if not values["flags"] & Flag.WITHOUT_MAPS:
         entries = -(-count // config.maps_per_entry)
         writes[Space.MAP] = _ring(values["map_address"], entries, config.map_entries)
-    first, length = transfer_bytes(values)
-    return _Accesses(writes=writes, window_read=(values["window"], first, first + length))
+    if values["parameter_length"]:
+        entries = values["parameter_length"] // config.parameter_entry_bytes
+        writes[Space.PARAMETER] = _ring(values["parameter_address"], entries, config.parameter_entries)
+    return _Accesses(writes=writes, window_reads=[(values["window"], first, first + length)
+                                                  for first, length in transfers(values)])
 
 
 def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
@@ -147,7 +150,7 @@ class _Weights:
         values = command.values
         if values["window"] != Window.IMAGE:
             return None
-        first, length = transfer_bytes(values)
+        first, length = transfers(values)[0]
         try:
             tiles, self.table = read_block(values, self.image[first : first + length], self.table, self.config)
             return tiles
@@ -239,9 +242,9 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
             memory[space].reads[command.engine][entries] = i
         for space, entries in accesses.writes.items():
             memory[space].writes[command.engine][entries] = i
-        for writing, window in ((False, accesses.window_read), (True, accesses.window_write)):
-            if window is None:
-                continue
+        moved = [*((False, window) for window in accesses.window_reads),
+                 *((True, window) for window in accesses.window_writes)]
+        for writing, window in moved:
             for j, other_writing, other in windows:
                 engine = commands[j].engine
                 overlap = other[0] == window[0] and other[1] < window[2] and window[1] < other[2]

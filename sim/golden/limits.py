@@ -49,6 +49,10 @@ def _block(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     _require(opcode, values, "unrolling", 0, config.rows.bit_length() - 1)
     for field in ("last_rows", "last_outputs"):
         _require(opcode, values, field, 1, config.lanes)
+    for field, unit in (("parameter_offset", 8), ("parameter_length", config.parameter_entry_bytes)):
+        if values[field] % unit:
+            raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: {field} must be a multiple of {unit}, not "
+                                                 f"{values[field]}", values["offset"])
 
 
 def _output(opcode: Opcode, values: Mapping[str, int]) -> None:

@@ -16,7 +16,8 @@ from hw.contract.commands import (
     Opcode,
     Space,
     decode,
-    transfer_bytes,
+    transfer_beats,
+    transfers,
 )
 from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error, Permission, Window
@@ -192,13 +193,15 @@ class Golden:
 
     def _load_block(self, command: Command) -> Executed:
         values = command.values
-        first, length = transfer_bytes(values)
-        beats = self.windows.read(values["window"], first, length).tobytes()
+        beats, *parameters = (self.windows.read(values["window"], *part) for part in transfers(values))
+        beats = beats.tobytes()
         tiles, self._table = read_block(values, beats, self._table, self.config)
         self.memory.write(Space.WEIGHT, values["address"], np.frombuffer(tiles.words, np.uint8))
         if not values["flags"] & Flag.WITHOUT_MAPS:
             entries = tiles.entries(self.config.lanes)
             self.memory.write(Space.MAP, values["map_address"], np.frombuffer(entries, np.uint8))
-        header = BlockHeader.of(beats[values["offset"] - first :])
-        return Executed(command, {"beats": length // 8},
+        for data in parameters:
+            self.memory.write(Space.PARAMETER, values["parameter_address"], data)
+        header = BlockHeader.of(beats[values["offset"] % 8 :])
+        return Executed(command, {"beats": transfer_beats(values)},
                         cycle_model.block(values, self.config, tiles.maps, header))

@@ -128,8 +128,11 @@ def _image(ordered: list[Instruction], data: bytes, blocks: bytes, config: Confi
     for instruction in ordered:
         values = instruction.values
         if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
-            start = block_offset if values["flags"] & Flag.COMPRESSED else data_offset
-            values = {**values, "offset": values["offset"] + start}
+            if values["flags"] & Flag.COMPRESSED:
+                values = {**values, "offset": values["offset"] + block_offset,
+                          "parameter_offset": values["parameter_offset"] + data_offset}
+            else:
+                values = {**values, "offset": values["offset"] + data_offset}
         try:
             image += commands.encode(instruction.opcode, values)
         except commands.CommandError as error:

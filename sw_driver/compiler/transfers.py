@@ -89,19 +89,24 @@ class Transfers:
         self._table = next((block.table for block in blocks if block is not None), self._table)
         return blocks
 
-    def block(self, block: Block) -> tuple[Region, Region]:
-        """Load a compressed block into the next regions of the weight store and of the map memory."""
-        weight, maps = (Region(space, self._rings[space].take(count), count, self.sizes[space])
-                        for space, count in ((Space.WEIGHT, block.words), (Space.MAP, block.entries)))
+    def block(self, block: Block, parameters: bytes) -> tuple[Region, Region, Region]:
+        """Load a compressed block and parameters into the next regions of weight store, map and parameter memory."""
+        counts = {Space.WEIGHT: block.words, Space.MAP: block.entries,
+                  Space.PARAMETER: len(parameters) // self._entry_bytes[Space.PARAMETER]}
+        weight, maps, own = (Region(space, self._rings[space].take(count), count, self.sizes[space])
+                             for space, count in counts.items())
         if block.data not in self._offsets:
             self._offsets[block.data] = len(self.blocks)
             self.blocks += block.data
-        offset = self._offsets[block.data]
-        values = {**block.fields, "window": Window.IMAGE, "space": Space.WEIGHT, "offset": offset,
-                  "length": len(block.data), "address": weight.first, "map_address": maps.first}
+        if parameters not in self._offsets:
+            self._offsets[parameters] = self.append(parameters)
+        values = {**block.fields, "window": Window.IMAGE, "space": Space.WEIGHT, "offset": self._offsets[block.data],
+                  "length": len(block.data), "address": weight.first, "map_address": maps.first,
+                  "parameter_offset": self._offsets[parameters], "parameter_length": len(parameters),
+                  "parameter_address": own.first}
         self.instructions.append(Instruction(Opcode.LOAD, values, [],
-                                             [region for region in (weight, maps) if region.count]))
-        return weight, maps
+                                             [region for region in (weight, maps, own) if region.count]))
+        return weight, maps, own
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
         """Give a feed its place in window INPUT and load it."""

@@ -107,8 +107,8 @@ class ConvStream:
             return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
                              self._transfers.stream(packed.parameters, Space.PARAMETER),
                              self._transfers.stream(packed.maps, Space.MAP))
-        weight, maps = self._transfers.block(block)
-        return Placement(weight, self._transfers.stream(packed.parameters, Space.PARAMETER), maps)
+        weight, maps, parameters = self._transfers.block(block, packed.parameters)
+        return Placement(weight, parameters, maps)
 
 
 class DepthwiseStream:
@@ -152,7 +152,10 @@ class DepthwiseStream:
         if self._placement is None or len(self.chunks) > 1:
             weights, parameters = self._packed[first, count]
             block = self._blocks[first, count]
-            region = self._transfers.stream(weights, Space.WEIGHT) if block is None else (
-                self._transfers.block(block)[0])
-            self._placement = Placement(region, self._transfers.stream(parameters, Space.PARAMETER))
+            if block is None:
+                self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
+                                            self._transfers.stream(parameters, Space.PARAMETER))
+            else:
+                weight, _maps, own = self._transfers.block(block, parameters)
+                self._placement = Placement(weight, own)
         return self._placement
