@@ -273,6 +273,7 @@ class LoadEngine(wiring.Component):
             weights.beats.valid.eq(raw.valid & of_block),
             raw.ready.eq(Mux(of_block, weights.beats.ready, gathered.ready)),
             accept.eq(raw.valid & raw.ready),
+            weights.last.eq(block_left == 1),
             weights.begin.eq(begin),
             weights.address.eq(command.address),
             weights.map_address.eq(command.map_address),

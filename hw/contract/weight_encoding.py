@@ -34,7 +34,7 @@ def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share
 
 
 def encode_block(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.003, *,
-                 previous: Sequence[Symbol] | None = None, only_previous: bool = False,
+                 previous: Sequence[Symbol] | None = None, only_previous: bool = False, slack: float = 0.0,
                  others: Sequence[int] | None = None) -> tuple[bytes, Sequence[Symbol]]:
     """A compressed block, and its symbol table.
 
@@ -43,8 +43,8 @@ def encode_block(maps: Sequence[int], words: bytes, order: TileOrder, ways: int,
     maps : row map of each tile. words : the stored rows, as the weight store has them.
     ways : most states that the decoder has, a power of two; fewer are used where they would take more than `share`
         of the block.
-    previous : the table of the block that is decoded before; used where that takes fewer bits. only_previous : no
-        other one may be.
+    previous : the table of the block that is decoded before; used where that takes at most `slack` bits more than
+        another one, which takes time to be built. only_previous : no other one may be.
     others : 256 counts of the weights, -128 to 127, of blocks that will use this one's table.
 
     Raises ValueError for a row or an output channel that does not exist in `order` and is not zero; and where
@@ -58,7 +58,7 @@ def encode_block(maps: Sequence[int], words: bytes, order: TileOrder, ways: int,
             raise ValueError("there is no previous table")
         header, bins, table = TableKind.PREVIOUS << TABLE_SHIFT, [], previous
     else:
-        header, bins, table = _choose_table(combined, previous)
+        header, bins, table = _choose_table(combined, previous, slack)
     bits = cost(histogram, table)
     if bits == float("inf"):
         raise ValueError("the previous table has no symbol for one of the weights")
@@ -118,12 +118,12 @@ def _rows(maps: Sequence[int], words: bytes, order: TileOrder) -> list[list[byte
     return tiles
 
 
-def _choose_table(histogram: Sequence[int], previous: Sequence[Symbol] | None,
+def _choose_table(histogram: Sequence[int], previous: Sequence[Symbol] | None, slack: float,
                   ) -> tuple[int, list[Bin], Sequence[Symbol]]:
     """Header bits, the bins to be written, and the symbols, that take the fewest bits."""
     choices: list[tuple[float, int, list[Bin], Sequence[Symbol]]] = []
     if previous is not None:
-        choices.append((cost(histogram, previous), TableKind.PREVIOUS << TABLE_SHIFT, [], previous))
+        choices.append((cost(histogram, previous) - slack, TableKind.PREVIOUS << TABLE_SHIFT, [], previous))
     for index, table in enumerate(STANDARD_TABLES):
         choices.append((cost(histogram, table), TableKind.STANDARD << TABLE_SHIFT | index << STANDARD_SHIFT, [], table))
     for kind in (TableKind.SYMMETRIC, TableKind.GENERAL):

@@ -42,6 +42,11 @@ class BlockLayout(data.StructLayout):
         })
 
 
+def beat_units(config: Config) -> int:
+    """Units of the decoder's beats: two beats of the bus where all ways may use more than one in a cycle."""
+    return 2 * BEAT_UNITS if config.weight_ways > 8 else BEAT_UNITS
+
+
 def prefix_counts(m: Module, bits: Value, name: str) -> tuple[list[Value], Value]:
     """For each bit how many before it are set, and how many are set in all."""
     width = len(bits)
@@ -61,7 +66,7 @@ class WeightDecoder(wiring.Component):
     Members
     -------
     block : what to decode; stable until it is taken, when the block is complete, good, and all of it was taken.
-    beats : the block's beats; no others are taken.
+    beats : the block's beats, of `beat_units`, the first unit lowest; no others are taken.
     words : of the weight store. entries : of the map memory.
     failed : the block is damaged; until a reset.
     """
@@ -71,7 +76,7 @@ class WeightDecoder(wiring.Component):
         self.ways = config.weight_ways
         super().__init__({
             "block": In(stream.Signature(BlockLayout(config))),
-            "beats": In(stream.Signature(unsigned(64))),
+            "beats": In(stream.Signature(unsigned(UNIT_BITS * beat_units(config)))),
             "words": Out(stream.Signature(unsigned(16 * config.lanes))),
             "entries": Out(stream.Signature(unsigned(64))),
             "failed": Out(1),
@@ -81,7 +86,7 @@ class WeightDecoder(wiring.Component):
         m = Module()
         lanes, count = self.config.lanes, self.ways
         block = self.block.payload
-        m.submodules.window = window = UnitWindow(count)
+        m.submodules.window = window = UnitWindow(count, beat_units(self.config))
         m.submodules.builder = builder = TableBuilder()
         m.submodules.walker = walker = TileWalker(self.config)
         m.submodules.assembler = assembler = RowAssembler(lanes, count)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.contract.config import Config
 from hw.ports import MemoryWrite
-from hw.weight_decoder.decoder import BlockLayout, WeightDecoder
+from hw.weight_decoder.decoder import BlockLayout, WeightDecoder, beat_units
+from hw.weight_decoder.unit_window import BEAT_UNITS
 
 
 def queue_beats(config: Config) -> int:
@@ -25,7 +26,7 @@ class WeightLoader(wiring.Component):
     begin : pulse, before the block is offered: `address` and `map_address` are the first entries to be written.
     write_maps : whether row maps are written.
     block : what to decode; taken when all of it is written.
-    beats : the block's beats; no others are offered.
+    beats : the block's beats; no others are offered. last : it is the last one.
     weight, map : the memories.
     failed : the block is damaged, or has more row maps than the map memory; until a reset.
     """
@@ -41,6 +42,7 @@ class WeightLoader(wiring.Component):
             "write_maps": In(1),
             "block": In(stream.Signature(BlockLayout(config))),
             "beats": In(stream.Signature(unsigned(64))),
+            "last": In(1),
             "weight": Out(weight),
             "map": Out(maps),
             "failed": Out(1),
@@ -49,9 +51,20 @@ class WeightLoader(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.decoder = decoder = WeightDecoder(self.config)
-        m.submodules.queue = queue = SyncFIFOBuffered(width=64, depth=queue_beats(self.config))
-        connect(m, flipped(self.beats), queue.w_stream)
+        wide = beat_units(self.config) // BEAT_UNITS  # beats in an entry of the queue
+        m.submodules.queue = queue = SyncFIFOBuffered(width=64 * wide, depth=queue_beats(self.config) // wide)
         connect(m, queue.r_stream, decoder.beats)
+        if wide == 1:
+            connect(m, flipped(self.beats), queue.w_stream)
+        else:
+            first, second = Signal(64), Signal()
+            m.d.comb += [
+                queue.w_stream.payload.eq(Mux(second, Cat(first, self.beats.payload), self.beats.payload)),
+                queue.w_stream.valid.eq(self.beats.valid & (second | self.last)),
+                self.beats.ready.eq(queue.w_stream.ready),
+            ]
+            with m.If(self.beats.valid & self.beats.ready):
+                m.d.sync += [first.eq(self.beats.payload), second.eq(~second & ~self.last)]
         connect(m, flipped(self.block), decoder.block)
 
         entries_left = Signal(range(self.config.map_entries + 1))

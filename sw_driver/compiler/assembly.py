@@ -123,8 +123,9 @@ class Assembly:
                                     feature_map.buffer.address)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
         stream: ConvStream | DepthwiseStream | None = None
+        weighted = [other for other in self.layers if isinstance(other, (ConvLayer, DepthwiseLayer))]
         if isinstance(layer, ConvLayer):
-            stream = ConvStream(self.transfers, layer, self.compressed)
+            stream = ConvStream(self.transfers, layer, self.compressed, last=layer is weighted[-1])
         elif isinstance(layer, DepthwiseLayer):
             stream = DepthwiseStream(self.transfers, layer, self.compressed)
         if stream is not None:

@@ -12,15 +12,31 @@ from hw.contract.weight_encoding import count_weights, encode_block
 from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
 from hw.contract.weight_tables import Symbol
 
-#: Ways that the decoder works with cost bytes; more are used while they take no more than this share of a block.
-WAYS_SHARE = 0.003
-
-#: The same for weights that are waited for: those of layers that read each weight once.
-WAITING_SHARE = 0.01
-
 #: What --weights may be.
 MODES = ("compressed", "raw")
 
+
+@dataclasses.dataclass(frozen=True)
+class Haste:
+    """What may be spent on a layer's blocks to have them sooner.
+
+    share : of a block for ways more than one. slack : bits, as a share of a block and at most at a time, for doing
+    without a symbol table of its own.
+    """
+
+    share: float = 0.003
+    slack: float = 0.0
+    slack_bits: int = 0
+
+
+#: Weights that arrive while layers before them compute.
+PREFETCHED = Haste()
+
+#: Weights that are waited for: each is used once, and so were those before them.
+WAITED = Haste(0.05, 0.0125, 640)
+
+#: The first weights of all, before which nothing is computed.
+FIRST = Haste(0.02)
 
 #: A symbol table, once built.
 Table = tuple[Symbol, ...]
@@ -56,21 +72,21 @@ class Block:
 
 
 @functools.lru_cache(maxsize=512)
-def _encoded(part: Part, ways: int, share: float, previous: Table | None, only_previous: bool,
+def _encoded(part: Part, ways: int, haste: Haste, previous: Table | None, only_previous: bool,
              others: tuple[int, ...] | None) -> tuple[bytes, Table]:
-    data, table = encode_block(part.maps, part.words, part.order, ways, share, previous=previous,
-                               only_previous=only_previous, others=others)
+    slack = min(haste.slack * 8 * len(part.words), haste.slack_bits)
+    data, table = encode_block(part.maps, part.words, part.order, ways, haste.share, previous=previous,
+                               only_previous=only_previous, slack=slack, others=others)
     return data, tuple(table)
 
 
 def compress(parts: Sequence[Part], previous: Table | None, config: Config, *, with_maps: bool = True,
-             share: float = WAYS_SHARE) -> list[Block | None]:
+             haste: Haste = PREFETCHED) -> list[Block | None]:
     """The commands of a layer as blocks; None for each that takes no fewer bytes than as it is.
 
     All of them share one table, so that the blocks may be loaded in this order more than once.
 
-    previous : the table of the last block before them. with_maps : whether the device needs the row maps. share : see
-    WAYS_SHARE.
+    previous : the table of the last block before them. with_maps : whether the device needs the row maps.
     """
     blocks: list[Block | None] = []
     table, chosen = previous, False
@@ -78,7 +94,7 @@ def compress(parts: Sequence[Part], previous: Table | None, config: Config, *, w
         block = None
         if part.order.tiles <= config.weight_maps and part.words:
             others = None if chosen else _sum(parts[number + 1 :])
-            block = _block(part, _encoded(part, config.weight_ways, share, table, chosen, others), config, with_maps)
+            block = _block(part, _encoded(part, config.weight_ways, haste, table, chosen, others), config, with_maps)
         if block is not None:
             table, chosen = block.table, True
         blocks.append(block)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hw.contract.commands import Space
-from sw_driver.compiler.compression import WAITING_SHARE, WAYS_SHARE, Block, Part
+from sw_driver.compiler.compression import Block, Part
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Placement
 from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer
@@ -64,23 +64,25 @@ def _mode(blocks: Sequence[Block | None]) -> str:
 class ConvStream:
     """The weights of a convolution: loaded once if one command holds them all, otherwise again for every stripe.
 
+    last : no weights come after them.
+
     Members
     -------
     chunks : the commands that the layer takes. report : what the weights take.
     """
 
-    def __init__(self, transfers: Transfers, layer: ConvLayer, compressed: bool):
+    def __init__(self, transfers: Transfers, layer: ConvLayer, compressed: bool, *, last: bool):
         config = transfers.config
         tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, config)
         self._transfers = transfers
-        self.chunks = choose_chunks(layer, tiles, config)
+        self.chunks = choose_chunks(layer, tiles, config, last=last)
         self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
                         for chunk in self.chunks}
-        share = WAITING_SHARE if layer.output.height * layer.output.width == 1 else WAYS_SHARE
+        used_once = layer.output.height * layer.output.width == 1
         encoded: list[Block | None] = [None] * len(self.chunks)
         if compressed:
             encoded = transfers.compress([Part(tuple(packed.row_maps), packed.tiles, packed.order)
-                                          for packed in self._packed.values()], share=share)
+                                          for packed in self._packed.values()], used_once=used_once)
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placement: Placement | None = None
         parts, blocks = list(self._packed.values()), list(self._blocks.values())

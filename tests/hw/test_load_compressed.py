@@ -108,7 +108,7 @@ def entries(data, size):
     return [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
 
 
-@pytest.mark.parametrize("name", ["nano", "small"])
+@pytest.mark.parametrize("name", ["nano", "large"])
 def test_blocks_and_parameters(name):
     """Random blocks, at any multiple of 2 bytes, with and without maps and parameters; between them damaged ones."""
     print(f"LACUNA_SEED={SEED}")
@@ -146,10 +146,11 @@ def test_blocks_and_parameters(name):
             wanted = packed.to_bytes(-(-len(maps) * config.lanes // 64) * 8, "little")
             assert found[Space.MAP] == [] if fields["flags"] & Flag.WITHOUT_MAPS else [
                 ((fields["map_address"] + i) % config.map_entries, entry) for i, entry in enumerate(entries(wanted, 8))]
-            first, length = fields["parameter_offset"], fields["parameter_length"]
+            first, size = fields["parameter_offset"], config.parameter_entry_bytes
+            wanted = memory.data[first : first + fields["parameter_length"]].tobytes()
             assert found[Space.PARAMETER] == [
                 ((fields["parameter_address"] + i) % config.parameter_entries, entry)
-                for i, entry in enumerate(entries(memory.data[first : first + length].tobytes(), config.parameter_entry_bytes))]
+                for i, entry in enumerate(entries(wanted, size))]
 
     simulate(bench, test, background=[memory.run, watch(bench.load, written)], cycles=100_000)
 

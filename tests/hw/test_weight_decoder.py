@@ -14,6 +14,7 @@ from hw.contract.weight_encoding import count_weights, encode, encode_block
 from hw.contract.weight_format import TABLE_SHIFT, TableKind, TileOrder
 from hw.contract.weight_tables import cost
 from hw.weight_decoder import WeightCodec
+from hw.weight_decoder.decoder import beat_units
 from testbench.component_simulation import simulate
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
@@ -53,12 +54,12 @@ def random_order(random, config, most=4):
                      last_rows=int(random.integers(1, lanes + 1)), last_outputs=int(random.integers(1, lanes + 1)))
 
 
-def beats_of(random, block):
+def beats_of(config, random, block):
     """The block as it lies in memory, between others: beats, and the units before it."""
-    skip = int(random.integers(4))
+    skip, size = int(random.integers(4)), 2 * beat_units(config)
     data = random.bytes(2 * skip) + block
-    data += random.bytes(-len(data) % 8)
-    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)], skip
+    data += random.bytes(-len(data) % size)
+    return [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)], skip
 
 
 def expected(config, tiles):
@@ -148,7 +149,7 @@ def test_decoder_against_software(name):
             block, made = encode_block(tiles.maps, tiles.words, order, ways, 1.0, previous=table, only_previous=only)
             assert decode_block(block, order, table) == (tiles, made)
             table = made
-            beats, skip = beats_of(random, block)
+            beats, skip = beats_of(config, random, block)
             good = await run.block(ctx, block, order, skip, beats)
             assert (run.words, run.entries) == expected(config, tiles), (number, order, block.hex())
             assert good and not run.beats
@@ -176,7 +177,7 @@ def test_there_must_be_a_previous_table():
 
     async def test(ctx):
         for block, good in ((second, False), (first, True), (second, True), (wrong, False), (second, False)):
-            beats, skip = beats_of(random, block)
+            beats, skip = beats_of(config, random, block)
             assert await run.block(ctx, block, order, skip, beats) == good
             if not good:
                 run.beats.clear()
@@ -221,7 +222,7 @@ def test_damage_is_refused(name):
                 continue
             with pytest.raises(WeightStreamError):
                 decode(bad, order)
-            beats, skip = beats_of(random, bad)
+            beats, skip = beats_of(config, random, bad)
             assert not await run.block(ctx, bad, order, skip, beats), (number, block.hex(), bad.hex())
             refused += 1
             run.beats.clear()
@@ -229,7 +230,7 @@ def test_damage_is_refused(name):
             await ctx.tick()
             ctx.set(run.reset, 0)
             if number % 4 == 0:
-                beats, skip = beats_of(random, block)
+                beats, skip = beats_of(config, random, block)
                 assert await run.block(ctx, block, order, skip, beats)
                 assert (run.words, run.entries) == expected(config, tiles)
         assert refused > ROUNDS
