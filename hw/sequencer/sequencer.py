@@ -95,7 +95,8 @@ class Sequencer(wiring.Component):
             command = Signal(queued_layout(e), name=f"{name}_command")
             next_header = data.View(HEADER_LAYOUT, front.payload.command[: HEADER_LAYOUT.size])
             commands.append(command)
-            m.submodules[f"{name}_under_way"] = queue = clean(UnderWay(UNDER_WAY.get(e, 1)))
+            queue = UnderWay(UNDER_WAY.get(e, 1))
+            m.submodules[f"{name}_under_way"] = clean(queue)
             overlaps = e in UNDER_WAY
             # Its records must not pile up: where commands overlap they complete later, others start later.
             may_start = queue.i.ready if overlaps else records.accepting[e]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hw.contract.commands import fields
 from hw.contract.config import Config
@@ -37,9 +37,17 @@ class Schedule:
     cycles: int
 
 
-def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer], config: Config) -> Schedule:
-    """The schedule that is expected to take the fewest cycles. Raises what `assemble` raises."""
-    return min((_schedule(assemble(rows), config) for rows in _choices(layers)), key=lambda schedule: schedule.cycles)
+def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer], config: Config,
+                  stripes: int | None = None) -> Schedule:
+    """The schedule that is expected to take the fewest cycles; with `stripes`, the one that cuts every layer into so
+    many. Raises what `assemble` raises."""
+    choices = _choices(layers) if stripes is None else [_cut(layers, stripes)]
+    return min((_schedule(assemble(rows), config) for rows in choices), key=lambda schedule: schedule.cycles)
+
+
+def _cut(layers: Iterable[Layer], stripes: int) -> Rows:
+    return {layer: math.ceil(layer.output.height / stripes) for layer in layers
+            if stripes > 1 and layer.output.height > 1 and not isinstance(layer, DecideLayer)}
 
 
 def _choices(layers: Sequence[Layer]) -> Iterator[Rows]:
@@ -48,8 +56,7 @@ def _choices(layers: Sequence[Layer]) -> Iterator[Rows]:
                  for layer in pair}
     seen: list[Rows] = []
     for count, candidates in itertools.product(STRIPES, (at_border, layers)):
-        rows = {layer: math.ceil(layer.output.height / count) for layer in candidates
-                if count > 1 and layer.output.height > 1 and not isinstance(layer, DecideLayer)}
+        rows = _cut(candidates, count)
         if rows not in seen:
             seen.append(rows)
             yield rows

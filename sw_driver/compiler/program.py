@@ -24,8 +24,10 @@ from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> Program:
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, stripes: int | None = None) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
+
+    stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
 
     Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
     for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
@@ -33,14 +35,14 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> 
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name)
+    return compile_graph(graph, config, name=name, stripes=stripes)
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
-    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", *, stripes: int | None = None) -> Program:
+    """Compile a graph. `name` is what the program calls the model. Otherwise as `compile_model`."""
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name)
+        return _compile(graph, config, name, stripes)
     except CapacityError as error:
         raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
 
@@ -57,20 +59,20 @@ def _remedy(graph: Graph, config: Config) -> str:
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str) -> Program:
+def _compile(graph: Graph, config: Config, name: str, stripes: int | None = None) -> Program:
     try:
-        return _passes(graph, config, name, branches=True)
+        return _passes(graph, config, name, stripes, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, branches=False)
+            return _passes(graph, config, name, stripes, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Program:
+def _passes(graph: Graph, config: Config, name: str, stripes: int | None, *, branches: bool) -> Program:
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -81,7 +83,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config)
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config, stripes)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
     image = _image(ordered, bytes(transfers.data), config)
