@@ -79,8 +79,9 @@ class Flag(enum.IntFlag):
     PACKED = 2  #: the input is in the packed layout (CONV)
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
     TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (vector commands)
-    COMPRESSED = 16  #: a block of compressed weights (`weight_format`) is decoded: tiles and their row maps (LOAD)
-    WITHOUT_MAPS = 32  #: COMPRESSED: row maps are not written (weights of a DEPTHWISE command)
+    ORDERED = 16  #: no activation is fetched before the command in front of it on this engine is complete (CONV)
+    COMPRESSED = 32  #: a block of compressed weights (`weight_format`) is decoded: tiles and their row maps (LOAD)
+    WITHOUT_MAPS = 64  #: COMPRESSED: row maps are not written (weights of a DEPTHWISE command)
 
 
 class Space(enum.IntEnum):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hw.contract.commands import Flag
 from hw.contract.config import Config
 from hw.contract.weight_encoding import count_weights, encode_block
-from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
+from hw.contract.weight_format import BlockHeader, TileOrder
 from hw.contract.weight_tables import Symbol
 
 #: What --weights may be.
@@ -56,19 +56,20 @@ class Block:
     """A compressed block.
 
     fields : of the LOAD command that reads it, but places. words, entries : what it writes to weight store and map
-    memory (0 without row maps). table : its symbols.
+    memory (0 without row maps). maps : row maps of the tiles. table : its symbols.
     """
 
     data: bytes
+    maps: tuple[int, ...]
     fields: dict[str, int]
     words: int
     entries: int
     table: Table
 
     @property
-    def own_table(self) -> bool:
-        """Whether the decoder builds a symbol table for it."""
-        return BlockHeader.of(self.data).table is not TableKind.PREVIOUS
+    def header(self) -> BlockHeader:
+        """What its first bytes say."""
+        return BlockHeader.of(self.data)
 
 
 @functools.lru_cache(maxsize=512)
@@ -101,9 +102,14 @@ def compress(parts: Sequence[Part], previous: Table | None, config: Config, *, w
     return blocks
 
 
+@functools.lru_cache(maxsize=512)
+def _counts(part: Part) -> list[int]:
+    return count_weights(part.maps, part.words, part.order)
+
+
 def _sum(parts: Sequence[Part]) -> tuple[int, ...] | None:
     """How often each weight occurs in all of them."""
-    counts = [count_weights(part.maps, part.words, part.order) for part in parts]
+    counts = [_counts(part) for part in parts]
     return tuple(map(sum, zip(*counts, strict=True))) if counts else None
 
 
@@ -119,4 +125,4 @@ def _block(part: Part, encoded: tuple[bytes, Table], config: Config, with_maps: 
         "output_blocks": order.output_blocks, "unrolling": order.group.bit_length() - 1,
         "last_rows": order.last_rows, "last_outputs": order.last_outputs,
     }
-    return Block(data, fields, len(part.words) // config.weight_word_bytes, entries, table)
+    return Block(data, part.maps, fields, len(part.words) // config.weight_word_bytes, entries, table)

@@ -61,6 +61,7 @@ class Instruction:
     reads, writes : the memory it touches.
     layer : of a compute command; with what its record stands for: pixels, multiply-accumulates of a pixel, valid
         output channels in the last block.
+    cycles : expected, where that is known better than from the fields; else 0.
     """
 
     opcode: Opcode
@@ -71,6 +72,7 @@ class Instruction:
     pixels: int = 0
     pixel_macs: int = 0
     last_lanes: int = 0
+    cycles: int = 0
 
     @property
     def engine(self) -> Engine:

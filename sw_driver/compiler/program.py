@@ -10,7 +10,6 @@ from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
-from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
@@ -20,17 +19,18 @@ from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, 
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
-from sw_driver.compiler.schedule import dependencies, program_order, set_tokens
+from sw_driver.compiler.overlap import best_schedule
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
 def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, weights: str = "compressed",
-                  ) -> Program:
+                  stripes: int | None = None) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
     weights : "compressed", where that takes fewer bytes, or "raw".
+    stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
 
     Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
     for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
@@ -38,16 +38,17 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, weights=weights)
+    return compile_graph(graph, config, name=name, weights=weights, stripes=stripes)
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "", *, weights: str = "compressed") -> Program:
-    """Compile a graph. `name` is what the program calls the model; `weights` and errors as in `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", *, weights: str = "compressed",
+                  stripes: int | None = None) -> Program:
+    """Compile a graph. `name` is what the program calls the model. Otherwise as `compile_model`."""
     if weights not in WEIGHT_MODES:
         raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights!r}")
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name, weights)
+        return _compile(graph, config, name, weights, stripes)
     except CapacityError as error:
         raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
 
@@ -64,20 +65,21 @@ def _remedy(graph: Graph, config: Config) -> str:
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str, weights: str = "compressed") -> Program:
+def _compile(graph: Graph, config: Config, name: str, weights: str = "compressed",
+             stripes: int | None = None) -> Program:
     try:
-        return _passes(graph, config, name, weights, branches=True)
+        return _passes(graph, config, name, weights, stripes, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, weights, branches=False)
+            return _passes(graph, config, name, weights, stripes, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, weights: str, *, branches: bool) -> Program:
+def _passes(graph: Graph, config: Config, name: str, weights: str, stripes: int | None, *, branches: bool) -> Program:
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -88,16 +90,11 @@ def _passes(graph: Graph, config: Config, name: str, weights: str, *, branches: 
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    assembly = Assembly(graph, config, layers, wanted, compressed=weights == "compressed")
-
+    compressed = weights == "compressed"
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=compressed), layers,
+                             config, stripes)
+    assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
-    instructions = transfers.instructions
-    before = dependencies(instructions)
-    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
-    order = program_order(instructions, before, cycles)
-    ordered = [instructions[i] for i in order]
-    position = {i: at for at, i in enumerate(order)}
-    set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
     image = _image(ordered, bytes(transfers.data), bytes(transfers.blocks), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
@@ -108,7 +105,7 @@ def _passes(graph: Graph, config: Config, name: str, weights: str, *, branches: 
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=assembly.report,
+        report=assembly.report | {"expected_cycles": schedule.cycles},
     )
 
 

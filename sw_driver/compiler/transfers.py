@@ -9,6 +9,7 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed, Result
 from hw.contract.layouts import align
 from hw.contract.registers import Window
+from sim import cycle_model
 from sw_driver.compiler.compression import FIRST, PREFETCHED, WAITED, Block, Part, Table, compress
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.layers import Buffer, FeatureMap
@@ -108,8 +109,9 @@ class Transfers:
                   "length": len(block.data), "address": weight.first, "map_address": maps.first,
                   "parameter_offset": self._offsets[parameters], "parameter_length": len(parameters),
                   "parameter_address": own.first}
-        self.instructions.append(Instruction(Opcode.LOAD, values, [],
-                                             [region for region in (weight, maps, own) if region.count]))
+        self.instructions.append(Instruction(
+            Opcode.LOAD, values, [], [region for region in (weight, maps, own) if region.count],
+            cycles=cycle_model.block(values, self.config, block.maps, block.header)))
         return weight, maps, own
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
