@@ -270,7 +270,13 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
     The decoder makes a step of all ways per cycle, and is behind a queue.
     """
     order = TileOrder.of_command(values, config.lanes)
-    ways = config.weight_ways if header is None else header.ways
+    decoder = decoding(order, header or BlockHeader(config.weight_ways, TableKind.GENERAL, maps is not None), maps)
+    return COSTS.load + COSTS.read_latency + max(transfer_beats(values), decoder)
+
+
+def decoding(order: TileOrder, header: BlockHeader, maps: Sequence[int] | None) -> int:
+    """Cycles of the weight decoder for a block; maps : row maps of the tiles; None: all rows are stored."""
+    ways = header.ways
     if maps is None:
         rows = order.taps * ((order.input_blocks - 1) * order.lanes + order.last_rows)
         steps = rows * ((order.output_blocks - 1) * -(-order.lanes // ways) + -(-order.last_outputs // ways))
@@ -278,11 +284,9 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
         tiles = list(order)
         stored = [row_map.bit_count() for row_map in maps]
         steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
-        if header is None or header.maps:
+        if header.maps:
             steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
-    beats = transfer_beats(values)
-    table = 0 if header is not None and header.table is TableKind.PREVIOUS else COSTS.table
-    return COSTS.load + COSTS.read_latency + max(beats, COSTS.block + table + steps)
+    return COSTS.block + (0 if header.table is TableKind.PREVIOUS else COSTS.table) + steps
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:

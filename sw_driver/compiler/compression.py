@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 from hw.contract.commands import Flag
 from hw.contract.config import Config
-from hw.contract.weight_encoding import count_weights, encode_block
-from hw.contract.weight_format import BlockHeader, TileOrder
+from hw.contract.weight_encoding import WAY_BITS, count_weights, encode_block
+from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
 from hw.contract.weight_tables import Symbol
+from sim.cycle_model import COSTS, decoding
 
 #: What --weights may be.
 MODES = ("compressed", "raw")
 
+#: A byte more is worth so many cycles less, where weights are waited for.
+CYCLES_PER_BYTE = 4
 
-@dataclasses.dataclass(frozen=True)
-class Haste:
-    """What may be spent on a layer's blocks to have them sooner.
+#: Bytes that a way more than one takes (`weight_encoding.WAY_BITS`).
+WAY_BYTES = WAY_BITS / 8
 
-    share : of a block for ways more than one. slack : bits, as a share of a block and at most at a time, for doing
-    without a symbol table of its own.
-    """
-
-    share: float = 0.003
-    slack: float = 0.0
-    slack_bits: int = 0
-
-
-#: Weights that arrive while layers before them compute.
-PREFETCHED = Haste()
-
-#: Weights that are waited for: each is used once, and so were those before them.
-WAITED = Haste(0.05, 0.0125, 640)
-
-#: The first weights of all, before which nothing is computed.
-FIRST = Haste(0.02)
+#: Share of a layer's cycles in which no other layer computes: two engines work at once.
+ALONE = 0.5
 
 #: A symbol table, once built.
 Table = tuple[Symbol, ...]
@@ -72,34 +60,84 @@ class Block:
         return BlockHeader.of(self.data)
 
 
+class Lead:
+    """How far loading is ahead of computing, layer by layer, as far as the cycle model can tell."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._lead = 0.0
+        self._layers: list[tuple[int, float]] = []  # words and cycles of each
+
+    def available(self, words: int) -> float:
+        """Cycles until the layer that is loaded next is waited for, if its weights take so many words."""
+        reach = 0.0
+        for taken, cycles in reversed(self._layers):
+            words += taken
+            if words > self.config.weight_words:
+                break
+            reach += cycles
+        return min(self._lead, reach)
+
+    def load(self, words: int, loading: float, computing: float) -> None:
+        """Weights are loaded, and then computed with, for so many cycles each."""
+        self._lead = max(0.0, self._lead - loading) + ALONE * computing
+        self._layers.append((words, ALONE * computing))
+
+
 @functools.lru_cache(maxsize=512)
-def _encoded(part: Part, ways: int, haste: Haste, previous: Table | None, only_previous: bool,
+def _encoded(part: Part, ways: int, previous: Table | None, only_previous: bool, slack: float,
              others: tuple[int, ...] | None) -> tuple[bytes, Table]:
-    slack = min(haste.slack * 8 * len(part.words), haste.slack_bits)
-    data, table = encode_block(part.maps, part.words, part.order, ways, haste.share, previous=previous,
+    data, table = encode_block(part.maps, part.words, part.order, ways, math.inf, previous=previous,
                                only_previous=only_previous, slack=slack, others=others)
     return data, tuple(table)
 
 
-def compress(parts: Sequence[Part], previous: Table | None, config: Config, *, with_maps: bool = True,
-             haste: Haste = PREFETCHED) -> list[Block | None]:
-    """The commands of a layer as blocks; None for each that takes no fewer bytes than as it is.
+def compress(parts: Sequence[Part], previous: Table | None, lead: Lead, computing: float, *, with_maps: bool = True,
+             ) -> list[Block | None]:
+    """The commands of a layer as blocks; None for each that is better loaded as it is.
 
-    All of them share one table, so that the blocks may be loaded in this order more than once.
+    All of them share one table, so that the blocks may be loaded in this order more than once. A block has as many
+    ways as it takes to be there in time, or as are worth their bytes.
 
-    previous : the table of the last block before them. with_maps : whether the device needs the row maps.
+    previous : the table of the last block before them. lead : of loading; is kept. computing : cycles of the layer.
+    with_maps : whether the device needs the row maps.
     """
     blocks: list[Block | None] = []
+    config = lead.config
     table, chosen = previous, False
     for number, part in enumerate(parts):
-        block = None
+        words = len(part.words) // config.weight_word_bytes
+        available = lead.available(words)
+        raw = len(part.words) + (8 * -(-part.order.tiles // config.maps_per_entry) if with_maps else 0)
+        block, loading = None, raw / 8
         if part.order.tiles <= config.weight_maps and part.words:
+            ways, cycles = _ways(part, TableKind.PREVIOUS if chosen else TableKind.GENERAL, available, config)
+            slack = 8 * min(max(cycles - available, 0), COSTS.table) / CYCLES_PER_BYTE
             others = None if chosen else _sum(parts[number + 1 :])
-            block = _block(part, _encoded(part, config.weight_ways, haste, table, chosen, others), config, with_maps)
-        if block is not None:
-            table, chosen = block.table, True
+            block = _block(part, _encoded(part, ways, table, chosen, slack, others), config, with_maps)
+            cycles = max(decoding(part.order, block.header, part.maps), len(block.data) / 8)
+            if _value(len(block.data), cycles, available) < _value(raw, raw / 8, available):
+                table, chosen, loading = block.table, True, cycles
+            else:
+                block = None
+        lead.load(words, loading, computing / len(parts))
         blocks.append(block)
     return blocks
+
+
+def _value(size: int, cycles: float, available: float) -> float:
+    return size + max(cycles - available, 0) / CYCLES_PER_BYTE
+
+
+def _ways(part: Part, table: TableKind, available: float, config: Config) -> tuple[int, int]:
+    """The best number of ways, and the decoder's cycles with it."""
+    coded = sum(tile.rows for tile in part.order) > sum(row_map.bit_count() for row_map in part.maps)
+    choices = []
+    for log in range(config.weight_ways.bit_length()):
+        cycles = decoding(part.order, BlockHeader(1 << log, table, coded), part.maps)
+        choices.append((WAY_BYTES * (1 << log) + max(cycles - available, 0) / CYCLES_PER_BYTE, 1 << log, cycles))
+    _value, ways, cycles = min(choices)
+    return ways, cycles
 
 
 @functools.lru_cache(maxsize=512)
@@ -113,12 +151,10 @@ def _sum(parts: Sequence[Part]) -> tuple[int, ...] | None:
     return tuple(map(sum, zip(*counts, strict=True))) if counts else None
 
 
-def _block(part: Part, encoded: tuple[bytes, Table], config: Config, with_maps: bool) -> Block | None:
+def _block(part: Part, encoded: tuple[bytes, Table], config: Config, with_maps: bool) -> Block:
     data, table = encoded
     order = part.order
     entries = -(-order.tiles // config.maps_per_entry) if with_maps else 0
-    if len(data) >= len(part.words) + 8 * entries:
-        return None
     flags = Flag.COMPRESSED if with_maps else Flag.COMPRESSED | Flag.WITHOUT_MAPS
     fields = {
         "flags": int(flags), "taps": order.taps, "input_blocks": order.input_blocks,

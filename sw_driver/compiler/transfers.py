@@ -10,7 +10,7 @@ from hw.contract.image import Feed, Result
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim import cycle_model
-from sw_driver.compiler.compression import FIRST, PREFETCHED, WAITED, Block, Part, Table, compress
+from sw_driver.compiler.compression import Block, Lead, Part, Table, compress
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.layers import Buffer, FeatureMap
 from sw_driver.compiler.memory import Ring
@@ -52,7 +52,7 @@ class Transfers:
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
         self._table: Table | None = None  # of the last compressed layer
-        self._used_once: bool | None = None  # the weights of the last layer
+        self._lead = Lead(config)
 
     # ---- instructions -------------------------------------------------------------------------
 
@@ -84,13 +84,9 @@ class Transfers:
             self._offsets[data] = self.append(data)
         return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
 
-    def compress(self, parts: Sequence[Part], *, with_maps: bool = True, used_once: bool = False,
-                 ) -> list[Block | None]:
-        """The blocks of the next layer to be loaded; see `compression.compress`. used_once : whether each weight is
-        used for one pixel only."""
-        haste = FIRST if self._used_once is None else WAITED if used_once and self._used_once else PREFETCHED
-        self._used_once = used_once
-        blocks = compress(parts, self._table, self.config, with_maps=with_maps, haste=haste)
+    def compress(self, parts: Sequence[Part], computing: float, *, with_maps: bool = True) -> list[Block | None]:
+        """The blocks of the next layer to be loaded; see `compression.compress`."""
+        blocks = compress(parts, self._table, self._lead, computing, with_maps=with_maps)
         self._table = next((block.table for block in blocks if block is not None), self._table)
         return blocks
 

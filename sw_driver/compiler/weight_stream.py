@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from hw.contract.commands import Space
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS
 from sw_driver.compiler.compression import Block, Part
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Placement
 from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer
 from sw_driver.compiler.transfers import Transfers
-from sw_driver.compiler.unrolling import Chunk, choose_chunks
+from sw_driver.compiler.unrolling import Chunk, choose_chunks, cost
 from sw_driver.compiler.weights import DepthwiseWeights, WeightTiles
 
 
@@ -78,11 +79,12 @@ class ConvStream:
         self.chunks = choose_chunks(layer, tiles, config, last=last)
         self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
                         for chunk in self.chunks}
-        used_once = layer.output.height * layer.output.width == 1
         encoded: list[Block | None] = [None] * len(self.chunks)
         if compressed:
             encoded = transfers.compress([Part(tuple(packed.row_maps), packed.tiles, packed.order)
-                                          for packed in self._packed.values()], used_once=used_once)
+                                          for packed in self._packed.values()],
+                                         sum(cost(layer, tiles, config, chunk.blocks, chunk.unrolling)
+                                             for chunk in self.chunks))
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placement: Placement | None = None
         parts, blocks = list(self._packed.values()), list(self._blocks.values())
@@ -131,7 +133,9 @@ class DepthwiseStream:
         self._packed = {chunk: self._weights.pack(*chunk) for chunk in self.chunks}
         encoded: list[Block | None] = [None] * len(self.chunks)
         if compressed:
-            encoded = transfers.compress([self._part(chunk) for chunk in self.chunks], with_maps=False)
+            steps = layer.output.height * layer.output.width * self._weights.block_words // DEPTHWISE_LINE_WORDS
+            encoded = transfers.compress([self._part(chunk) for chunk in self.chunks],
+                                         steps * self._weights.output_blocks, with_maps=False)
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placement: Placement | None = None
         raw = layer.weights.size
