@@ -55,7 +55,7 @@ def handle(options: argparse.Namespace) -> int:
     """Run all inputs, print, write the JSON."""
     _check_options(options)
     config = preset(options.preset)
-    job = _load(options.model, options.reference, config)
+    job = _load(options.model, options.reference, config, options.folding)
     runs = load_runs(job.interface, options.inputs)
     console = wide_console()
     entries: list[dict[str, Any]] = []
@@ -100,12 +100,14 @@ def _check_options(options: argparse.Namespace) -> None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
 
-def _load(model: Path, reference: Path | None, config: Config) -> _Job:
+def _load(model: Path, reference: Path | None, config: Config, folding: bool) -> _Job:
     data = read_model(model)
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config), load_graph(model), data)
+        return _Job(compile_model(model, config, folding=folding), load_graph(model), data)
+    if not folding:
+        raise Failure(f"--no-folding is for a model; {model} is compiled already: give it to `lacuna compile` instead")
     program = Program.from_bytes(data, str(model))
     program.check(config)
     if reference is None:

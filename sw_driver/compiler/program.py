@@ -12,6 +12,7 @@ from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.channel_folding import Folding, fold_channels
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
@@ -25,8 +26,9 @@ from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> Program:
-    """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True) -> Program:
+    """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration. Without `folding`,
+    channels that are constant or that nobody reads are computed, too: the same results with more work.
 
     Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
     for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
@@ -34,44 +36,47 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> 
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name)
+    return compile_graph(graph, config, name=name, folding=folding)
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
-    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", *, folding: bool = True) -> Program:
+    """Compile a graph. `name` is what the program calls the model; `folding` and errors as for `compile_model`."""
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name)
+        return _compile(graph, config, name, folding)
     except CapacityError as error:
-        raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
+        raise CapacityError(f"{error}. {_remedy(graph, config, folding)}") from None
 
 
-def _remedy(graph: Graph, config: Config) -> str:
+def _remedy(graph: Graph, config: Config, folding: bool) -> str:
     """Which preset has room."""
     for larger in PRESETS.values():
         if larger.feature_bytes > config.feature_bytes or larger.weight_bytes > config.weight_bytes:
             try:
-                _compile(graph, larger, "")
+                _compile(graph, larger, "", folding)
             except CapacityError:
                 continue
             return f"Preset {larger.name!r} has room for this model"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str) -> Program:
+def _compile(graph: Graph, config: Config, name: str, folding: bool) -> Program:
+    folded = fold_channels(graph, config.lanes) if folding else None
     try:
-        return _passes(graph, config, name, branches=True)
+        return _passes(graph, folded, config, name, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, branches=False)
+            return _passes(graph, folded, config, name, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Program:
+def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, *, branches: bool) -> Program:
+    if folded is not None:
+        graph = folded.graph
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -102,7 +107,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=assembly.report,
+        report={**assembly.report, "folding": None if folded is None else folded.report},
     )
 
 
