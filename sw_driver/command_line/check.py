@@ -60,7 +60,8 @@ def handle(options: argparse.Namespace) -> int:
             "misfit": misfit,
         })
     folded = _folded(program)
-    table = Table("#", "operator", "name", "output", *(["folded"] if folded else []), "where", box=None, pad_edge=False, header_style="bold")
+    columns = ["#", "operator", "name", "output", *(["folded"] if folded else []), "where"]
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for operator in graph.operators:
         shape = "x".join(str(size) for size in graph.tensors[operator.outputs[0]].shape)
         place = f"[red]{places[operator.index]}[/]" if operator.index in refused else places[operator.index]

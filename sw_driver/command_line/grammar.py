@@ -130,7 +130,7 @@ def _add_preset(command: argparse.ArgumentParser) -> None:
 
 def _add_folding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-folding", dest="folding", action="store_false",
-                         help="compute channels that are constant or that nobody reads, too (to see what folding saves)")
+                         help="compute channels that are constant or that nobody reads, too (shows what folding saves)")
 
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:

@@ -49,11 +49,12 @@ class FoldedTensor:
     def restored(self, values: np.ndarray) -> np.ma.MaskedArray:
         """`values` int8 [..., len(kept)] as the model has them, [..., channels]; channels that are not computed are
         masked."""
-        whole = np.ma.masked_all((*values.shape[:-1], self.channels), values.dtype)
-        whole[..., self.kept] = values
+        whole = np.zeros((*values.shape[:-1], self.channels), np.int8)
+        missing = np.ones(whole.shape, np.bool_)
+        whole[..., self.kept], missing[..., self.kept] = values, False
         for channel, value in self.constants:
-            whole[..., channel] = value
-        return whole
+            whole[..., channel], missing[..., channel] = value, False
+        return np.ma.masked_array(whole, missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +185,7 @@ class _Removal:
             of_x[:] = common
             of_output[:] = np.repeat(common, len(of_output) // len(of_x))
             return
-        needed = self._needed[operator.operator.index][~of_output].any(axis=0)
+        needed: Channels = np.any(self._needed[operator.operator.index][~of_output], axis=0)
         if len(needed) % len(of_x):  # x is cut across its channels
             of_x[:] = False
         else:

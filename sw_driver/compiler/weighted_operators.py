@@ -92,8 +92,8 @@ class WeightedOperator:
         """What each input adds to each output, for values between `low` and `high`, int64 [channels]: whether it
         varies, bool [outputs, inputs], and where it does not, what it always is, int64 [outputs, inputs]. Not for
         depthwise."""
-        seen = self.rows.any(axis=0)[:, None] & self.columns.any(axis=0)
-        used = (self.filters[:, seen] != 0).any(axis=1)
+        seen = np.logical_and.outer(self.rows.any(axis=0), self.columns.any(axis=0))
+        used = np.any(self.filters[:, seen] != 0, axis=1)
         constants = np.zeros(used.shape, np.int64)
         if not self.sources.size:
             return used, constants
