@@ -1,4 +1,4 @@
-"""Random graphs with what channel folding looks for planted in them: channels that are constant or that nobody reads."""
+"""Random graphs with what channel folding looks for: channels that are constant or that nobody reads."""
 
 from __future__ import annotations
 

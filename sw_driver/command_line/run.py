@@ -18,6 +18,7 @@ from sw_driver.command_line.failure import Failure
 from sw_driver.command_line.layer_table import layer_json, layer_table
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import compile_model
+from sw_driver.compiler.channel_folding import folding_summary
 from sw_driver.device import Device
 from sw_driver.graph import Graph, Tensor
 from sw_driver.inputs import load_runs
@@ -81,6 +82,9 @@ def handle(options: argparse.Namespace) -> int:
     console.print()
     console.print(layer_table(result.layers, result.cycles))
     console.print()
+    summary = folding_summary(job.program.report.get("folding"))
+    if summary:
+        print(summary)
     _print_summary(entries, options, simulator)
     if options.json is not None:
         write_json(options.json, {

@@ -79,7 +79,8 @@ def folding_summary(report: dict[str, Any] | None) -> str:
     removed = [] if report is None else [layer["removed"] for layer in report["layers"] if layer["removed"]]
     if report is None or not removed:
         return ""
-    return (f"folding removed {sum(removed):,} channels that are constant or unused from {len(removed)} operators; "
+    operators = "1 operator" if len(removed) == 1 else f"{len(removed)} operators"
+    return (f"folding removed {sum(removed):,} channels that are constant or unused from {operators}; "
             f"{report['weights_kept']:,} of {report['weights']:,} weights are left")
 
 

@@ -6,6 +6,7 @@ LACUNA_GRAPH=<number> only that one.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from hw.contract.config import PRESETS
+from sw_driver.command_line import main
 from sw_driver.compiler import CompileError, compile_model
 from sw_driver.compiler.channel_folding import FoldedTensor, fold_channels, folded_tensors
 from sw_driver.compiler.channel_ranges import channel_ranges, requantised_range
@@ -159,7 +161,7 @@ def test_unused_channels_make_their_producers_unused():
     p = net.add_max_pool_2d(d, 2)
     y = net.conv(p, 5, unused=(0, 3))
     found = net.folded(y)
-    assert {t: found[t].kept for t in (x, d, p)} == dict.fromkeys((x, d, p), [1, 2, 4, 5])
+    assert {t: found[t].kept for t in (x, d, p)} == {t: [1, 2, 4, 5] for t in (x, d, p)}
     assert found[x].constants == []
     assert set(found) == {x, d, p}  # the input stays, and so does the output
 
@@ -191,7 +193,7 @@ def test_residual_additions():
     a, b = net.conv(image, 6, constant=(1, 2)), net.conv(image, 6, constant=(2, 3))
     s = net.add_add(a, b, scale=0.1, zero_point=5)
     found = net.folded(net.conv(s, 5))
-    assert {t: found[t].kept for t in (a, b, s)} == dict.fromkeys((a, b, s), [0, 1, 3, 4, 5])
+    assert {t: found[t].kept for t in (a, b, s)} == {t: [0, 1, 3, 4, 5] for t in (a, b, s)}
     border = net.conv(a, 5, 3)  # who needs an operand's channel keeps the sum's
     assert s not in net.folded(net.conv(s, 5), border)
 
@@ -375,6 +377,41 @@ def test_random_graphs():
     assert not failures, f"{len(failures)} of {done} graphs:\n" + "\n".join(failures[:10])
     assert done > GRAPHS // 2 or ONLY is not None
     assert removed > 5 * done or ONLY is not None
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = Network()
+    x = net.conv(net.image(), 6, constant=(2,))
+    net.add_output(net.conv(x, 5, unused=(4,)))
+    model, array, report, out = (tmp_path / name for name in ("m.tflite", "x.npy", "out.json", "m.lacuna"))
+    net.save(model)
+    np.save(array, net.rng.integers(-128, 128, (1, 6, 6, 4), np.int8))
+    expected = "folding removed 2 channels that are constant or unused from 1 operator; 36 of 54 weights are left"
+    preset = ["--preset", "small"]
+    macs = {}
+    for options, folded in (([], True), (["--no-folding"], False)):
+        assert main(["compile", str(model), "-o", str(out), "--json", str(report), *preset, *options]) == 0
+        assert (expected in capsys.readouterr().out) is folded
+        found = json.loads(report.read_text())["report"]["folding"]
+        assert (found is not None) is folded
+        if folded:
+            assert [(layer["operator"], layer["removed"], layer["constant"], layer["unused"], layer["weights_kept"])
+                    for layer in found["layers"]] == [(0, 2, 1, 1, 16), (1, 0, 0, 0, 20)]
+        run = ["run", str(model), "--input", str(array), "--device", "golden", "--json", str(report), *preset]
+        assert main([*run, *options]) == 0
+        assert (expected in capsys.readouterr().out) is folded
+        macs[folded] = [layer["macs"] for layer in json.loads(report.read_text())["layers"]]
+    assert macs == {True: [36 * 16, 36 * 20], False: [36 * 24, 36 * 30]}
+    assert main(["check", str(model), "--json", str(report), *preset]) == 0
+    printed = capsys.readouterr().out
+    assert expected in printed
+    assert "2 of 6" in printed
+    assert json.loads(report.read_text())["folding"]["weights_kept"] == 36
+    assert main(["run", str(out), "--input", str(array), "--device", "golden", *preset, "--no-folding"]) == 1
+    assert "is compiled already" in capsys.readouterr().err
 
 
 # ---- a real network ------------------------------------------------------------------------------------------------
