@@ -10,7 +10,6 @@ from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
-from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.channel_folding import Folding, fold_channels
 from sw_driver.compiler.decisions import decisions_first
@@ -20,7 +19,7 @@ from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, 
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
-from sw_driver.compiler.schedule import dependencies, program_order, set_tokens
+from sw_driver.compiler.overlap import best_schedule
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
@@ -87,16 +86,9 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, *, 
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    assembly = Assembly(graph, config, layers, wanted)
-
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config)
+    assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
-    instructions = transfers.instructions
-    before = dependencies(instructions)
-    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
-    order = program_order(instructions, before, cycles)
-    ordered = [instructions[i] for i in order]
-    position = {i: at for at, i in enumerate(order)}
-    set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
     image = _image(ordered, bytes(transfers.data), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
@@ -107,7 +99,8 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, *, 
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report={**assembly.report, "folding": None if folded is None else folded.report},
+        report={**assembly.report, "expected_cycles": schedule.cycles,
+                "folding": None if folded is None else folded.report},
     )
 
 
