@@ -8,6 +8,7 @@ from hw.contract.config import preset
 from sw_driver.c.export import program_header
 from sw_driver.command_line.output import require_writable, write_file, write_json
 from sw_driver.compiler import compile_model
+from sw_driver.compiler.channel_folding import folding_summary
 
 
 def handle(options: argparse.Namespace) -> int:
@@ -15,7 +16,7 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset, weights=options.weights)
+    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     write_file(options.output, data)
@@ -35,6 +36,9 @@ def handle(options: argparse.Namespace) -> int:
         })
     print(f"{options.output}: {len(data):,} bytes, {program.command_count} commands, {len(program.layers)} layers, "
           f"for preset {options.preset}")
+    summary = folding_summary(program.report["folding"])
+    if summary:
+        print(summary)
     if options.c_header is not None:
         print(f"{options.c_header}: the program as `lacuna_program {options.c_header.stem}`")
     return 0

@@ -75,6 +75,7 @@ def _add_run(commands: Any) -> None:
     _add_json(run, "the results")
     run.add_argument("--reference", type=Path, metavar="MODEL",
                      help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
+    _add_folding(run)
     simulation = run.add_argument_group("simulation", "with --device rtl")
     simulation.add_argument("--simulator", choices=SIMULATORS, default="verilator",
                             help="icarus is slow, for small presets (default: verilator)")
@@ -109,6 +110,7 @@ def _add_compile(commands: Any) -> None:
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
     _add_json(compile_, "what the compiler did")
+    _add_folding(compile_)
 
 
 def _add_verilog(commands: Any) -> None:
@@ -135,6 +137,11 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
                          help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are "
                               f"(default: {WEIGHTS[0]})")
+
+
+def _add_folding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--no-folding", dest="folding", action="store_false",
+                         help="compute channels that are constant or that nobody reads, too (shows what folding saves)")
 
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:

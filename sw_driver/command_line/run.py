@@ -15,9 +15,11 @@ from rich.console import Console
 from hw.contract.config import Config, preset
 from hw.contract.image import FILE_MAGIC, Program
 from sw_driver.command_line.failure import Failure
+from sw_driver.command_line.grammar import WEIGHTS
 from sw_driver.command_line.layer_table import layer_json, layer_table
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import compile_model
+from sw_driver.compiler.channel_folding import folding_summary
 from sw_driver.device import Device
 from sw_driver.graph import Graph, Tensor
 from sw_driver.inputs import load_runs
@@ -55,7 +57,7 @@ def handle(options: argparse.Namespace) -> int:
     """Run all inputs, print, write the JSON."""
     _check_options(options)
     config = preset(options.preset)
-    job = _load(options.model, options.reference, config, options.weights)
+    job = _load(options, config)
     runs = load_runs(job.interface, options.inputs)
     console = wide_console()
     entries: list[dict[str, Any]] = []
@@ -81,6 +83,9 @@ def handle(options: argparse.Namespace) -> int:
     console.print()
     console.print(layer_table(result.layers, result.cycles))
     console.print()
+    summary = folding_summary(job.program.report.get("folding"))
+    if summary:
+        print(summary)
     _print_summary(entries, options, simulator)
     if options.json is not None:
         write_json(options.json, {
@@ -100,12 +105,17 @@ def _check_options(options: argparse.Namespace) -> None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
 
-def _load(model: Path, reference: Path | None, config: Config, weights: str) -> _Job:
+def _load(options: argparse.Namespace, config: Config) -> _Job:
+    model, reference = options.model, options.reference
     data = read_model(model)
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config, weights=weights), load_graph(model), data)
+        return _Job(compile_model(model, config, folding=options.folding, weights=options.weights), load_graph(model),
+                    data)
+    if not options.folding or options.weights != WEIGHTS[0]:
+        option = "--no-folding" if not options.folding else f"--weights {options.weights}"
+        raise Failure(f"{option} is for a model; {model} is compiled already: give it to `lacuna compile` instead")
     program = Program.from_bytes(data, str(model))
     program.check(config)
     if reference is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from hw.contract import commands
 from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode
@@ -11,6 +13,8 @@ from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Progra
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.bounds import layer_bounds
+from sw_driver.compiler.channel_folding import Folding, fold_channels
 from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
@@ -19,16 +23,33 @@ from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, 
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
-from sw_driver.compiler.overlap import best_schedule
+from sw_driver.compiler.overlap import Schedule, best_schedule
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, weights: str = "compressed",
-                  stripes: int | None = None) -> Program:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to compile. folding, weights, stripes : see `compile_model`."""
+
+    folding: bool = True
+    weights: str = WEIGHT_MODES[0]
+    stripes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHT_MODES:
+            raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {self.weights!r}")
+
+
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
+                  weights: str = WEIGHT_MODES[0], stripes: int | None = None) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
+    Parameters
+    ----------
+    folding : without it, channels that are constant or that nobody reads are computed, too: the same results with
+        more work.
     weights : "compressed", where that takes fewer bytes, or "raw".
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
 
@@ -38,48 +59,49 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, weights=weights, stripes=stripes)
+    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes))
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "", *, weights: str = "compressed",
-                  stripes: int | None = None) -> Program:
-    """Compile a graph. `name` is what the program calls the model. Otherwise as `compile_model`."""
-    if weights not in WEIGHT_MODES:
-        raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {weights!r}")
+def compile_graph(graph: Graph, config: Config, name: str = "", options: Options | None = None) -> Program:
+    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+    options = options or Options()
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name, weights, stripes)
+        return _compile(graph, config, name, options)
     except CapacityError as error:
-        raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
+        raise CapacityError(f"{error}. {_remedy(graph, config, options)}") from None
 
 
-def _remedy(graph: Graph, config: Config) -> str:
+def _remedy(graph: Graph, config: Config, options: Options) -> str:
     """Which preset has room."""
     for larger in PRESETS.values():
         if larger.feature_bytes > config.feature_bytes or larger.weight_bytes > config.weight_bytes:
             try:
-                _compile(graph, larger, "")
+                _compile(graph, larger, "", options)
             except CapacityError:
                 continue
             return f"Preset {larger.name!r} has room for this model"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str, weights: str = "compressed",
-             stripes: int | None = None) -> Program:
+def _compile(graph: Graph, config: Config, name: str, options: Options) -> Program:
+    folded = fold_channels(graph, config.lanes) if options.folding else None
     try:
-        return _passes(graph, config, name, weights, stripes, branches=True)
+        return _passes(graph, folded, config, name, options, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, weights, stripes, branches=False)
+            return _passes(graph, folded, config, name, options, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, weights: str, stripes: int | None, *, branches: bool) -> Program:
+def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, options: Options, *,
+            branches: bool) -> Program:
+    if folded is not None:
+        graph = folded.graph
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -90,9 +112,9 @@ def _passes(graph: Graph, config: Config, name: str, weights: str, stripes: int 
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    compressed = weights == "compressed"
+    compressed = options.weights == "compressed"
     schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=compressed), layers,
-                             config, stripes)
+                             config, options.stripes)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
     image = _image(ordered, bytes(transfers.data), bytes(transfers.blocks), config)
@@ -105,8 +127,20 @@ def _passes(graph: Graph, config: Config, name: str, weights: str, stripes: int 
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=assembly.report | {"expected_cycles": schedule.cycles},
+        report=_report(schedule) | {"folding": None if folded is None else folded.report},
     )
+
+
+def _report(schedule: Schedule) -> dict[str, Any]:
+    """What the compiler did, for people and tools: memory, weights, and what bounds each layer."""
+    report = schedule.assembly.report | {"expected_cycles": schedule.cycles}
+    bounds = {layer.name: bound for layer, bound in layer_bounds(
+        schedule.instructions, schedule.commands, schedule.spans).items()}
+    report["bounds"] = [{"layer": name, "bound_by": bound.bound_by, **dataclasses.asdict(bound)}
+                        for name, bound in bounds.items()]
+    for entry in report["weights"]:
+        entry["bound_by"] = bounds[entry["layer"]].bound_by
+    return report
 
 
 def _port(graph: Graph, index: int, name: str) -> Port:
