@@ -34,19 +34,14 @@ class LayerBound:
                    key=lambda pair: pair[0])[1]
 
 
-def layer_bounds(instructions: Sequence[Instruction], commands: Sequence[Command], spans: Sequence[Span],
-                 ) -> dict[Layer, LayerBound]:
-    """The bounds of all layers that an engine runs, from when each command of the program is expected to run."""
-    bounds: dict[Layer, LayerBound] = {}
+def command_bounds(commands: Sequence[Command], spans: Sequence[Span]) -> list[LayerBound]:
+    """The same for each command of a program, from when it runs, or ran."""
     before = predecessors(commands)
     engine_end = dict.fromkeys(Engine, 0)
-    for i, instruction in enumerate(instructions):
-        engine, span = commands[i].engine, spans[i]
-        free, engine_end[engine] = engine_end[engine], max(engine_end[engine], span.end)
-        if instruction.layer is None:
-            continue
-        bound = bounds.setdefault(instruction.layer, LayerBound())
-        bound.computing += max(0, span.end - max(span.start, free))
+    bounds: list[LayerBound] = []
+    for i, command in enumerate(commands):
+        free, engine_end[command.engine] = engine_end[command.engine], max(engine_end[command.engine], spans[i].end)
+        bound = LayerBound(computing=max(0, spans[i].end - max(spans[i].start, free)))
         computed = [spans[j].end for j in before[i] if not _transfers(commands[j])]
         first = max([free, *computed])
         end = max((spans[j].end for j in before[i] if _transfers(commands[j])), default=first)
@@ -57,6 +52,20 @@ def layer_bounds(instructions: Sequence[Instruction], commands: Sequence[Command
                     bound.weights += cycles
                 else:
                     bound.features += cycles
+        bounds.append(bound)
+    return bounds
+
+
+def layer_bounds(instructions: Sequence[Instruction], commands: Sequence[Command], spans: Sequence[Span],
+                 ) -> dict[Layer, LayerBound]:
+    """The bounds of all layers that an engine runs, from when each command of the program is expected to run."""
+    bounds: dict[Layer, LayerBound] = {}
+    for instruction, own in zip(instructions, command_bounds(commands, spans), strict=True):
+        if instruction.layer is not None:
+            bound = bounds.setdefault(instruction.layer, LayerBound())
+            bound.computing += own.computing
+            bound.weights += own.weights
+            bound.features += own.features
     return bounds
 
 
