@@ -104,8 +104,7 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file")
     _add_preset(compile_)
     _add_weights(compile_)
-    compile_.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.lacuna",
-                          help="program image to write")
+    compile_.add_argument("-o", "--output", type=Path, metavar="OUT.lacuna", help="program image to write")
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
