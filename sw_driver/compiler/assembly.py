@@ -249,7 +249,11 @@ class Assembly:
     @property
     def report(self) -> dict:
         """Memory plan and weights, for people and tools."""
-        maps = {feature_map: feature_map for layer in self.layers for feature_map in layer.maps}
+        lanes = self.config.lanes
+        used: dict[FeatureMap, list[int]] = {}
+        for position, layer in enumerate(self.layers):
+            for feature_map in layer.maps:
+                used.setdefault(feature_map, []).append(position)
         return {
             "feature_bytes_used": self._plan.peak * self.config.lanes,
             "feature_bytes": self.config.feature_bytes,
@@ -259,7 +263,11 @@ class Assembly:
                 "tensor": feature_map.tensor, "name": feature_map.name,
                 "address": None if feature_map.buffer in self._plan.spilled else feature_map.buffer.address,
                 "words": feature_map.words, "layout": "packed" if feature_map.packed else "blocked",
-            } for feature_map in maps],
+                "bytes": feature_map.words * lanes,
+                "byte_address": (None if feature_map.buffer in self._plan.spilled
+                                 else feature_map.buffer.address * lanes),
+                "first_layer": positions[0], "last_layer": positions[-1],
+            } for feature_map, positions in used.items()],
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
             "weights": [{
                 "layer": report.layer, "weight_bytes": report.weight_bytes, "map_bytes": report.map_bytes,
