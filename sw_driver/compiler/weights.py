@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.contract.config import Config
-from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines, table_entries
 from hw.contract.weight_format import TileOrder
 
 
@@ -69,6 +69,13 @@ class DepthwiseWeights:
         lines = self._rows.shape[1] * self._rows.shape[2]
         return TileOrder(self.config.lanes, 1, count, lines, 1, DEPTHWISE_TAPS,
                          _last(self._rows[first + count - 1].any(axis=(0, 1, 2))))
+
+
+def packed_table(table: np.ndarray, config: Config) -> bytes:
+    """The parameter entries of the table of a convolution: int8 [256]."""
+    entries = np.zeros((table_entries(config), config.parameter_entry_bytes), np.uint8)
+    entries[:, : 8 * config.requantise_lanes] = table.view(np.uint8).reshape(len(entries), -1)
+    return entries.tobytes()
 
 
 class Parameters:
