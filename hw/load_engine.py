@@ -112,11 +112,10 @@ class LoadEngine(wiring.Component):
         last_of_entry = Signal(range(most_beats))  # beats of an entry less one
         target = Signal.like(command.space)  # of the beats that are not a block
         plain_length = Signal(32)  # their bytes
-        flags = {flag: Signal(name=f"flag_{flag.name.lower()}") for flag in (Flag.COMPRESSED, Flag.WITHOUT_MAPS)}
-        for flag, signal in flags.items():
-            m.d.comb += signal.eq((command.flags & flag) != 0)
-        compressed = flags[Flag.COMPRESSED]
+        compressed, without_maps = Signal(), Signal()
         m.d.comb += [
+            compressed.eq((command.flags & Flag.COMPRESSED) != 0),
+            without_maps.eq((command.flags & Flag.WITHOUT_MAPS) != 0),
             target.eq(Mux(compressed, Space.PARAMETER, command.space)),
             plain_length.eq(Mux(compressed, command.parameter_length, command.length)),
         ]
@@ -135,7 +134,7 @@ class LoadEngine(wiring.Component):
             return (value >= least) & (value <= most)
 
         m.d.comb += [
-            raw_acceptable.eq((command.offset[:3] == 0) & ~flags[Flag.WITHOUT_MAPS]),
+            raw_acceptable.eq((command.offset[:3] == 0) & ~without_maps),
             block_acceptable.eq(
                 (command.space == Space.WEIGHT) & ~command.offset[0] & ~command.length[0]
                 & (command.length < BLOCK_BYTES_MAX) & within(command.taps, 1, TAPS_MAX)
@@ -277,7 +276,7 @@ class LoadEngine(wiring.Component):
             weights.begin.eq(begin),
             weights.address.eq(command.address),
             weights.map_address.eq(command.map_address),
-            weights.write_maps.eq(~flags[Flag.WITHOUT_MAPS]),
+            weights.write_maps.eq(~without_maps),
             block.skip.eq(skipped[1:]),
             block.units.eq(command.length[1:]),
             block.order.group.eq(1 << command.unrolling[: max(1, (len(config.unrollings) - 1).bit_length())]),

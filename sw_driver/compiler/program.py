@@ -133,7 +133,7 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
 
 def _report(schedule: Schedule) -> dict[str, Any]:
     """What the compiler did, for people and tools: memory, weights, and what bounds each layer."""
-    report = schedule.assembly.report | {"expected_cycles": schedule.cycles}
+    report: dict[str, Any] = {**schedule.assembly.report, "expected_cycles": schedule.cycles}
     bounds = {layer.name: bound for layer, bound in layer_bounds(
         schedule.instructions, schedule.commands, schedule.spans).items()}
     report["bounds"] = [{"layer": name, "bound_by": bound.bound_by, **dataclasses.asdict(bound)}

@@ -169,8 +169,8 @@ class WeightTiles:
 
     def _order(self, first: int, count: int, group: int) -> TileOrder:
         part = slice(first, first + count)
-        rows = self._stored[self._input_blocks - 1 :: self._input_blocks, part].any(axis=(0, 1))
-        outputs = self._tiles[:, first + count - 1].any(axis=(0, 1))
+        rows = np.asarray(self._stored[self._input_blocks - 1 :: self._input_blocks, part].any(axis=(0, 1)))
+        outputs = np.asarray(self._tiles[:, first + count - 1].any(axis=(0, 1)))
         return TileOrder(self.config.lanes, group, count, self._taps, self._input_blocks, _last(rows), _last(outputs))
 
     def _maps(self, stored: NDArray[np.bool_]) -> bytes:

@@ -27,7 +27,7 @@ def part(rng: np.random.Generator, blocks: int = 4, taps: int = 4, scale: float 
     tiles = np.clip(np.rint(rng.laplace(0, scale, (order.tiles, lanes, lanes))), -128, 127).astype(np.int8)
     tiles[:, :, 0] |= 1
     tiles[rng.random(tiles.shape[:2]) < zero_rows] = 0
-    stored = tiles.any(axis=2)
+    stored = np.asarray(tiles.any(axis=2))
     words = b"".join(tile[rows].tobytes() + bytes(lanes * (int(rows.sum()) & 1))
                      for tile, rows in zip(tiles, stored, strict=True))
     return Part(tuple((stored @ (1 << np.arange(lanes))).tolist()), words, order)
