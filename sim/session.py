@@ -54,7 +54,7 @@ _VISIBLE = (
     "reset", "register_request", "register_write", "register_address", "register_value", "register_acknowledge",
     "register_result", "register_response", "irq", "violation", "file_request", "file_store", "file_first",
     "file_count", "file_acknowledge", "latency", "beat_interval", "stall_seed", "error_on", "error_first",
-    "error_last", "trace",
+    "error_last", "trace", "flash_latency", "flash_interval", "flash_first", "flash_last",
 )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import First, RisingEdge, Timer, ValueChange
 
-from hw.contract.registers import REGISTERS
+from hw.contract.registers import REGISTERS, Window
 from sw_driver.links import protocol
 from sw_driver.links.protocol import Reply, Request
 
@@ -32,6 +32,9 @@ CLOCK_NS = 10  #: period of the clock in harness.v
 REGISTER_LIMIT = 10_000  #: cycles after which a register access has failed
 RESET_CYCLES = 4
 POLL_CYCLES = 32  #: between looks at the running commands, while a window of them is recorded
+
+#: Where the flash is, if there is one: base and size of window IMAGE, followed as they are written.
+IMAGE_REGISTERS = [REGISTERS[f"WINDOW{int(Window.IMAGE)}_{part}"].address for part in ("BASE", "SIZE")]
 
 #: What `violation` in external_memory.v means.
 VIOLATIONS = {
@@ -56,6 +59,7 @@ class Bench:
         self.memory_bytes = int(os.environ["LACUNA_MEMORY_BYTES"])
         self.can_record = os.environ.get("LACUNA_WAVES") == "1"
         self.waves_commands: tuple[int, int] | None = None
+        self.image = [0, 0]
         self.run_cycles = 0
         self.run_s = 0.0
 
@@ -91,6 +95,11 @@ class Bench:
 
     async def write_register(self, address: int, value: int) -> None:
         await self._register(address, value)
+        if address in IMAGE_REGISTERS:
+            self.image[IMAGE_REGISTERS.index(address)] = value
+            first, size = self.image
+            self.dut.flash_first.value = first
+            self.dut.flash_last.value = max(first + size - 1, 0)
 
     async def _move_file(self, store: bool, address: int, length: int) -> None:
         if address % 8 or length % 8 or address + length > self.memory_bytes:
@@ -162,15 +171,17 @@ class Bench:
         """Set options of the memory, the error injection and the waves; see sw_driver.links.protocol."""
         dut = self.dut
         for name, value in options.items():
-            if name == "latency":
+            if name in ("latency", "flash_latency"):
                 if not 2 <= value <= 0xFFFF:
-                    raise BenchError(f"latency must be 2 to 65535 cycles, not {value}")
-                dut.latency.value = value
-            elif name == "bandwidth":
+                    raise BenchError(f"{name} must be 2 to 65535 cycles, not {value}")
+                getattr(dut, name).value = value
+            elif name == "flash_bandwidth" and value is None:
+                dut.flash_interval.value = 0
+            elif name in ("bandwidth", "flash_bandwidth"):
                 interval = 8 / value if value > 0 else 0
                 if not (1 <= interval <= 0xFFFF and interval == int(interval)):
-                    raise BenchError(f"bandwidth must be 8 / n bytes per cycle (8, 4, 2, 1, 0.5, ...), not {value}")
-                dut.beat_interval.value = int(interval)
+                    raise BenchError(f"{name} must be 8 / n bytes per cycle (8, 4, 2, 1, 0.5, ...), not {value}")
+                (dut.beat_interval if name == "bandwidth" else dut.flash_interval).value = int(interval)
             elif name == "stall_seed":
                 dut.stall_seed.value = value & 0xFFFFFFFF
             elif name in ("read_errors", "write_errors"):

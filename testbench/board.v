@@ -27,6 +27,10 @@ module board #(
 
     input  wire [15:0] latency,
     input  wire [15:0] beat_interval,
+    input  wire [15:0] flash_latency,
+    input  wire [15:0] flash_interval,
+    input  wire [31:0] flash_first,
+    input  wire [31:0] flash_last,
     input  wire [31:0] stall_seed,
     input  wire [1:0]  error_on,
     input  wire [31:0] error_first,
@@ -117,6 +121,8 @@ module board #(
     external_memory #(.WORDS(MEMORY_WORDS)) memory (
         .clk(clk), .rst(rst),
         .latency(latency), .beat_interval(beat_interval), .stall_seed(stall_seed),
+        .flash_latency(flash_latency), .flash_interval(flash_interval),
+        .flash_first(flash_first), .flash_last(flash_last),
         .error_on(error_on), .error_first(error_first), .error_last(error_last), .violation(violation),
         .file_request(file_request), .file_store(file_store), .file_first(file_first), .file_count(file_count),
         .file_acknowledge(file_acknowledge),

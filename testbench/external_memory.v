@@ -6,6 +6,12 @@
 // cycles after its last beat. Bursts must be INCR, of whole words; what breaks AXI's rules (a crossed 4 KB
 // boundary, a wrong WLAST, an address or data that changes while it waits) sets `violation`, which stays.
 //
+// With a `flash_interval` other than 0, reads of bursts that start at flash_first to flash_last come from a
+// second port, a flash: a beat every `flash_interval` cycles, `flash_latency` before the first. It does not
+// take from the bandwidth of the rest, and works at the same time: it fetches ahead, FLASH_BUFFER beats at
+// most, while other reads and writes are served. AXI wants responses of one ID in order, and Lacuna has one:
+// a read behind a flash's waits for it.
+//
 // With a `stall_seed` other than 0 every channel is held up at random, and latencies vary by 0 to 15.
 // Addresses from error_first to error_last answer SLVERR to what error_on (bit 0: reads, bit 1: writes)
 // says; addresses outside the memory answer DECERR.
@@ -25,6 +31,10 @@ module external_memory #(
 
     input  wire [15:0]             latency,
     input  wire [15:0]             beat_interval,
+    input  wire [15:0]             flash_latency,
+    input  wire [15:0]             flash_interval,
+    input  wire [ADDRESS_BITS-1:0] flash_first,
+    input  wire [ADDRESS_BITS-1:0] flash_last,
     input  wire [31:0]             stall_seed,
     input  wire [1:0]              error_on,
     input  wire [ADDRESS_BITS-1:0] error_first,
@@ -69,6 +79,7 @@ module external_memory #(
 );
     localparam DEPTH_BITS = 4;
     localparam DEPTH = 1 << DEPTH_BITS;  // bursts under way in each direction
+    localparam FLASH_BUFFER = 32;  // beats
     localparam INDEX_BITS = $clog2(WORDS);
     localparam [1:0] OKAY = 0, SLVERR = 2, DECERR = 3;
 
@@ -108,7 +119,8 @@ module external_memory #(
     wire [31:0] random_2 = random_1 ^ (random_1 >> 17);
     wire [31:0] random_3 = random_2 ^ (random_2 << 5);
     wire        stalls = stall_seed != 0;
-    wire [31:0] delay = {16'd0, latency} + (stalls ? {28'd0, random[11:8]} : 32'd0);
+    wire [31:0] extra = stalls ? {28'd0, random[11:8]} : 32'd0;
+    wire [31:0] delay = {16'd0, latency} + extra;
 
     always @(posedge clk) begin
         now <= rst ? 32'd0 : now + 32'd1;
@@ -120,17 +132,19 @@ module external_memory #(
     wire        slot_free = slot_wait == 0;
     reg         write_turn;
     wire        read_wants, write_wants;
-    wire        read_beat = slot_free && read_wants && !(write_wants && write_turn);
+    wire        fast_beat = slot_free && read_wants && !(write_wants && write_turn);
     wire        write_beat = slot_free && write_wants && !(read_wants && !write_turn);
+    wire        flash_beat;
+    wire        read_beat = fast_beat || flash_beat;
 
     always @(posedge clk) begin
         if (rst) begin
             slot_wait <= 0;
             write_turn <= 0;
         end else begin
-            if (read_beat || write_beat) slot_wait <= beat_interval - 16'd1;
+            if (fast_beat || write_beat) slot_wait <= beat_interval - 16'd1;
             else if (slot_wait != 0) slot_wait <= slot_wait - 16'd1;
-            if (read_beat) write_turn <= 1;
+            if (fast_beat) write_turn <= 1;
             else if (write_beat) write_turn <= 0;
         end
     end
@@ -151,6 +165,7 @@ module external_memory #(
     reg  [7:0]              read_length  [0:DEPTH-1];
     reg  [31:0]             read_time    [0:DEPTH-1];
     reg  [ID_BITS-1:0]      read_id      [0:DEPTH-1];
+    reg                     read_flash   [0:DEPTH-1];
     reg  [DEPTH_BITS:0]     read_in, read_out;
     reg  [7:0]              read_done;  // beats of the oldest burst that are out
     wire [DEPTH_BITS-1:0]   read_head = read_out[DEPTH_BITS-1:0];
@@ -158,8 +173,43 @@ module external_memory #(
     wire [ADDRESS_BITS-1:0] read_at = read_address[read_head] + {{ADDRESS_BITS-11{1'b0}}, read_done, 3'd0};
     wire                    read_last = read_done == read_length[read_head];
 
+    wire                    read_open = read_in != read_out && (!rvalid || rready) && !(stalls && random[3]);
+    wire                    from_flash = flash_interval != 0 && araddr >= flash_first && araddr <= flash_last;
+    wire [31:0]             read_delay = from_flash ? {16'd0, flash_latency} + extra : delay;
+
     assign arready = read_in - read_out != DEPTH && !(stalls && random[0]);
-    assign read_wants = read_in != read_out && !read_age[31] && (!rvalid || rready) && !(stalls && random[3]);
+    assign read_wants = read_open && !read_flash[read_head] && !read_age[31];
+
+    // The flash goes through the bursts ahead of their turn, past those that are not its own.
+    reg  [DEPTH_BITS:0]     fetch;
+    reg  [7:0]              fetch_done;
+    reg  [15:0]             flash_wait;
+    reg  [7:0]              flash_held;  // beats fetched, but not out
+    wire [DEPTH_BITS-1:0]   fetch_at = fetch[DEPTH_BITS-1:0];
+    wire [31:0]             fetch_age = now - read_time[fetch_at];
+    wire                    fetch_open = fetch != read_in;
+    wire                    fetch_last = fetch_done == read_length[fetch_at];
+    wire                    fetch_beat = fetch_open && read_flash[fetch_at] && !fetch_age[31] && flash_wait == 0 &&
+                                         flash_held != FLASH_BUFFER;
+    assign flash_beat = read_open && read_flash[read_head] && (flash_held != 0 || fetch_beat);
+
+    always @(posedge clk) begin
+        if (rst) begin
+            fetch <= 0;
+            fetch_done <= 0;
+            flash_wait <= 0;
+            flash_held <= 0;
+        end else begin
+            if (fetch_open && (!read_flash[fetch_at] || fetch_beat && fetch_last)) fetch <= fetch + 1;
+            if (fetch_beat) begin
+                fetch_done <= fetch_last ? 8'd0 : fetch_done + 8'd1;
+                flash_wait <= flash_interval - 16'd1;
+            end else if (flash_wait != 0) begin
+                flash_wait <= flash_wait - 16'd1;
+            end
+            flash_held <= flash_held + {7'd0, fetch_beat} - {7'd0, flash_beat};
+        end
+    end
 
     always @(posedge clk) begin
         if (rst) begin
@@ -171,7 +221,8 @@ module external_memory #(
             if (arvalid && arready) begin
                 read_address[read_in[DEPTH_BITS-1:0]] <= araddr;
                 read_length[read_in[DEPTH_BITS-1:0]] <= arlen;
-                read_time[read_in[DEPTH_BITS-1:0]] <= now + delay - 1;
+                read_time[read_in[DEPTH_BITS-1:0]] <= now + read_delay - 1;
+                read_flash[read_in[DEPTH_BITS-1:0]] <= from_flash;
                 read_id[read_in[DEPTH_BITS-1:0]] <= arid;
                 read_in <= read_in + 1;
             end

@@ -28,6 +28,10 @@ module harness #(
     wire        file_acknowledge;
     reg  [15:0] latency = 20;
     reg  [15:0] beat_interval = 1;
+    reg  [15:0] flash_latency = 20;
+    reg  [15:0] flash_interval = 0;
+    reg  [31:0] flash_first = 0;
+    reg  [31:0] flash_last = 0;
     reg  [31:0] stall_seed = 0;
     reg  [1:0]  error_on = 0;
     reg  [31:0] error_first = 0;
@@ -58,6 +62,8 @@ module harness #(
         .file_request(file_request), .file_store(file_store), .file_first(file_first), .file_count(file_count),
         .file_acknowledge(file_acknowledge),
         .latency(latency), .beat_interval(beat_interval), .stall_seed(stall_seed),
+        .flash_latency(flash_latency), .flash_interval(flash_interval),
+        .flash_first(flash_first), .flash_last(flash_last),
         .error_on(error_on), .error_first(error_first), .error_last(error_last), .violation(violation)
     );
 endmodule

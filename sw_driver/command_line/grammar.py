@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"lacuna {version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True,
                                   parser_class=_Parser)
-    for add in (_add_run, _add_check, _add_compile, _add_verilog, _add_doctor):
+    for add in (_add_run, _add_check, _add_compile, _add_prune, _add_verilog, _add_doctor):
         add(commands)
     return top
 
@@ -83,6 +83,11 @@ def _add_run(commands: Any) -> None:
                             help="of the external memory (default: 20)")
     simulation.add_argument("--bandwidth", type=_bandwidth, default=float(BANDWIDTH_MAX), metavar="BYTES",
                             help="of the external memory per cycle: 8, 4, 2, 1, 0.5, ... (default: 8)")
+    simulation.add_argument("--flash-bandwidth", type=_bandwidth, metavar="BYTES",
+                            help="of a second memory that holds the program with its weights, per cycle (default: it "
+                                 "is in the same memory as all else)")
+    simulation.add_argument("--flash-latency", type=_latency, metavar="CYCLES",
+                            help="of the second memory (default: as --latency)")
     simulation.add_argument("--waves", type=Path, metavar="FILE", help="record all signals to FILE (FST); slower")
     simulation.add_argument("--waves-commands", type=_command_range, metavar="A:B",
                             help="record only while the commands A to B of the program run")
@@ -112,6 +117,25 @@ def _add_compile(commands: Any) -> None:
                           help="print where every feature map lies, and from which layer to which")
     _add_json(compile_, "what the compiler did")
     _add_folding(compile_)
+
+
+def _add_prune(commands: Any) -> None:
+    prune = commands.add_parser(
+        "prune", help="set the smallest weights of a model to zero",
+        description="Set a share of each layer's weights to zero, the smallest first, and write the model. Says what "
+                    "that saves, and what it changes in the outputs. Nothing is trained again.")
+    prune.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file")
+    prune.add_argument("--share", type=_share, required=True, metavar="SHARE",
+                       help="of each layer's weights, or rows, that will be zero: above 0, below 1")
+    prune.add_argument("--rows", action="store_true",
+                       help="whole weight rows, which then take no time and no bytes: the weights from one input "
+                            "channel, at one tap of the kernel, to as many output channels as the preset has lanes "
+                            "(depthwise convolutions stay as they are: they have no such rows)")
+    prune.add_argument("-o", "--output", type=Path, required=True, metavar="PRUNED.tflite", help="model to write")
+    prune.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", dest="inputs",
+                       help="as for lacuna run: compare outputs and predicted cycles of the two models on it")
+    _add_preset(prune)
+    _add_json(prune, "what changed")
 
 
 def _add_verilog(commands: Any) -> None:
@@ -170,6 +194,16 @@ def _bandwidth(text: str) -> float:
         value = 0.0
     if not 0 < value <= BANDWIDTH_MAX or BANDWIDTH_MAX % value:
         raise argparse.ArgumentTypeError(f"must be {BANDWIDTH_MAX} / n for a whole number n, not {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1, such as 0.5 for half, not {text!r}")
     return value
 
 

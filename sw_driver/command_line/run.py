@@ -66,7 +66,7 @@ def handle(options: argparse.Namespace) -> int:
         tell = status.update if console.is_terminal else _Log()
         with _open(options, config, tell) as device:
             for index, inputs in enumerate(runs):
-                label = _label(options.inputs, index, len(runs))
+                label = input_label(options.inputs, index, len(runs))
                 status.update(f"Running {label if isinstance(label, str) else ', '.join(label)}")
                 result = device.run(job.program, inputs)
                 difference = _difference(job, inputs, result)
@@ -108,6 +108,10 @@ def _check_options(options: argparse.Namespace) -> None:
     require_writable(options.waves)
     if options.waves_commands is not None and options.waves is None:
         raise Failure("--waves-commands says which commands to record: it needs --waves FILE")
+    if options.flash_latency is not None and options.flash_bandwidth is None:
+        raise Failure("--flash-latency is that of a second memory: it needs --flash-bandwidth BYTES")
+    if options.device != "rtl" and options.flash_bandwidth is not None:
+        raise Failure("--flash-bandwidth is for the simulated external memory: it needs --device rtl")
     if options.device != "rtl" and options.waves is not None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
@@ -150,8 +154,9 @@ def _open(options: argparse.Namespace, config: Config, progress: Callable[[str],
     if options.device != "rtl":
         return open_device(options.device, config)
     return open_device("rtl", config, simulator=options.simulator, latency=options.latency,
-                       bandwidth=options.bandwidth, waves=options.waves, waves_commands=options.waves_commands,
-                       progress=progress)
+                       bandwidth=options.bandwidth, flash_latency=options.flash_latency,
+                       flash_bandwidth=options.flash_bandwidth, waves=options.waves,
+                       waves_commands=options.waves_commands, progress=progress)
 
 
 def _simulator(device: Device, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def _simulator(device: Device, entries: list[dict[str, Any]]) -> dict[str, Any]:
     return {"cycles_per_second": speed, **device.link.simulator}
 
 
-def _label(given: Sequence[str], index: int, runs: int) -> str | dict[str, str]:
+def input_label(given: Sequence[str], index: int, runs: int) -> str | dict[str, str]:
     """What the JSON calls the input of a run: its file, or the files by input name."""
     if runs == len(given) and (runs > 1 or "=" not in given[0] or Path(given[0]).exists()):
         return given[index]

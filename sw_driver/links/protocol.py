@@ -17,9 +17,11 @@ simulated time passes between an answer and the next request.
     CLOSE                                                (the simulation ends)
 
 Reply.ERROR carries a text. CONFIGURE takes any of: latency (cycles, 2 to 65535), bandwidth (bytes per
-cycle: 8 / n), stall_seed (0: no random stalls), read_errors and write_errors (true: addresses of the range
-answer with an error), error_range ([first, last] byte address), waves (true or false: record from now
-on), waves_commands ([first, last] command index, or null: record while these are under way).
+cycle: 8 / n), flash_bandwidth (the same for reads of window IMAGE, which then come from a memory of
+their own; null: from the same memory as all else), flash_latency (of these, cycles), stall_seed (0: no
+random stalls), read_errors and write_errors (true: addresses of the range answer with an error),
+error_range ([first, last] byte address), waves (true or false: record from now on), waves_commands
+([first, last] command index, or null: record while these are under way).
 INFORM answers: name and version of the simulator, memory_bytes, cycles (since the simulation started),
 run_cycles and run_s (spent in WAIT_INTERRUPT: simulated cycles and wall-clock seconds), label (of the
 device, such as its preset), waves (whether this simulator can record them).

@@ -95,7 +95,8 @@ class RtlLink:
     # ---- simulation only -------------------------------------------------------------------------
 
     def configure(self, **options: Any) -> None:
-        """Set latency, bandwidth, stall_seed, read_errors, write_errors, error_range, waves or waves_commands.
+        """Set latency, bandwidth, flash_latency, flash_bandwidth, stall_seed, read_errors, write_errors, error_range,
+        waves or waves_commands.
 
         See sw_driver.links.protocol for their values. Raises LinkError for one that does not fit.
         """
@@ -146,7 +147,8 @@ class RtlLink:
 
 
 def open_rtl(config: str | Config = "large", *, simulator: str = "verilator", latency: int = 20, bandwidth: float = 8,
-             stall_seed: int = 0, memory_bytes: int | None = None, waves: str | Path | None = None,
+             flash_latency: int | None = None, flash_bandwidth: float | None = None, stall_seed: int = 0,
+             memory_bytes: int | None = None, waves: str | Path | None = None,
              waves_commands: tuple[int, int] | None = None, verilog: Path | None = None,
              progress: Progress | None = None) -> RtlLink:
     """Start a simulated device and link to it; closing the link ends the simulator.
@@ -155,6 +157,8 @@ def open_rtl(config: str | Config = "large", *, simulator: str = "verilator", la
     ----------
     config : preset name or Config. simulator : "verilator" or "icarus".
     latency : of the external memory, cycles. bandwidth : bytes per cycle: 8, 4, 2, 1, 0.5 and so on.
+    flash_bandwidth : bytes per cycle of a second memory, which holds the program image with its weights; by default
+        it is in the same memory as all else. flash_latency : of that memory, cycles; `latency` by default.
     stall_seed : not 0: random stalls on the memory's channels.
     waves : FST file to record everything to; with waves_commands = (first, last), only while those commands
         (by index in the program) are under way.
@@ -169,7 +173,9 @@ def open_rtl(config: str | Config = "large", *, simulator: str = "verilator", la
         raise LinkError(str(error)) from error
     link = RtlLink(session.socket_path, session)
     try:
-        options: dict[str, Any] = {"latency": latency, "bandwidth": bandwidth, "stall_seed": stall_seed}
+        options: dict[str, Any] = {"latency": latency, "bandwidth": bandwidth, "stall_seed": stall_seed,
+                                   "flash_latency": latency if flash_latency is None else flash_latency,
+                                   "flash_bandwidth": flash_bandwidth}
         if waves is not None and waves_commands is None:
             options["waves"] = True
         elif waves is not None:

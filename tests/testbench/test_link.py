@@ -49,7 +49,8 @@ def plain_memory(request: pytest.FixtureRequest) -> None:
     """Give the shared link the default memory again, after what the test before did to it."""
     if "link" in request.fixturenames:
         shared = request.getfixturevalue("link")
-        shared.configure(latency=20, bandwidth=8, stall_seed=0, read_errors=False, write_errors=False)
+        shared.configure(latency=20, bandwidth=8, flash_latency=20, flash_bandwidth=None,
+                         stall_seed=0, read_errors=False, write_errors=False)
         shared.reset()
 
 
@@ -187,6 +188,36 @@ def test_first_beat_comes_after_the_latency(link: RtlLink) -> None:
     assert copy(link, 0, PAGE, data) == base + 2  # once for the read, once for the write's response
 
 
+def test_flash_is_a_port_of_its_own(link: RtlLink) -> None:
+    """Reads of window IMAGE come at the flash's pace, in spite of and beside what is written meanwhile."""
+    beats = 512
+    data = bytes_of(8 * beats)
+    fast = copy(link, 0, 1 << 20, data)
+    cycles = {}
+    for latency, flash, bandwidth in ((20, 8, 8), (20, 4, 8), (20, 4, 4), (20, 1, 8), (20, 0.5, 4), (200, 8, 8)):
+        link.configure(flash_latency=latency, flash_bandwidth=flash, bandwidth=bandwidth)
+        cycles[latency, flash, bandwidth] = copy(link, 0, 1 << 20, data)
+    for (latency, flash, _bandwidth), found in cycles.items():
+        if latency == 20:
+            assert 1 <= found / (8 * beats / flash) < 1.2
+    assert cycles[20, 8, 8] < fast / 1.5  # reads and writes no longer share
+    assert cycles[20, 4, 4] < 1.1 * cycles[20, 4, 8]
+    assert cycles[200, 8, 8] > cycles[20, 8, 8] + 150
+    link.configure(flash_bandwidth=None)
+    assert copy(link, 0, 1 << 20, data) == fast
+
+
+def test_flash_latency_to_the_first_beat(link: RtlLink) -> None:
+    data = bytes_of(8)
+    base = copy(link, 0, PAGE, data)
+    link.configure(flash_bandwidth=8, flash_latency=20)
+    assert copy(link, 0, PAGE, data) == base
+    link.configure(flash_latency=21)
+    assert copy(link, 0, PAGE, data) == base + 1
+    link.configure(flash_latency=2)
+    assert copy(link, 0, PAGE, data) == base - 18
+
+
 def test_random_stalls_repeat_from_their_seed(link: RtlLink) -> None:
     data = bytes_of(PAGE)
     cycles = []
@@ -203,7 +234,8 @@ def test_many_copies_under_random_stalls(link: RtlLink) -> None:
     print(f"LACUNA_SEED={SEED}")
     for _ in range(40):
         link.configure(stall_seed=int(rng.integers(1, 1 << 32)), latency=int(rng.integers(2, 60)),
-                       bandwidth=8 / int(rng.integers(1, 6)))
+                       bandwidth=8 / int(rng.integers(1, 6)), flash_latency=int(rng.integers(2, 60)),
+                       flash_bandwidth=(None, 8, 4, 1)[rng.integers(4)])
         data = rng.integers(0, 256, 8 * int(rng.integers(1, 700)), dtype=np.uint8).tobytes()
         copy(link, 8 * int(rng.integers(0, 2000)), (1 << 20) + 8 * int(rng.integers(0, 2000)), data)
 
@@ -242,6 +274,8 @@ def test_register_error_response(link: RtlLink) -> None:
 @pytest.mark.parametrize(("options", "text"), [
     ({"latency": 1}, "latency must be 2 to 65535 cycles, not 1"),
     ({"bandwidth": 3}, "bandwidth must be 8 / n bytes per cycle"),
+    ({"flash_latency": 0}, "flash_latency must be 2 to 65535 cycles, not 0"),
+    ({"flash_bandwidth": 3}, "flash_bandwidth must be 8 / n bytes per cycle"),
     ({"bandwidth": 16}, "bandwidth must be 8 / n bytes per cycle"),
     ({"waves": True}, "started without waves"),
     ({"colour": 1}, "no option 'colour'"),
