@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sw_driver.graph import Graph, Tensor
+from sw_driver.graph import Graph, Operator, Tensor
 from sw_driver.tflite.constants import replace_constants
 
 #: Operators with weights, and those of them whose rows of zeros are skipped.
@@ -59,6 +59,8 @@ def prune_rows(weights: np.ndarray, scales: np.ndarray, share: float, lanes: int
     """
     first = np.arange(len(weights)) if outputs is None else np.asarray(outputs, np.int64)
     last = np.arange(weights.shape[-1]) if inputs is None else np.asarray(inputs, np.int64)
+    if not len(first) or not len(last):
+        return weights.copy()
     magnitude = np.abs(weights.astype(np.float64) * scales)[first][..., last]
     starts = np.arange(0, len(first), lanes)
     norms = np.add.reduceat(magnitude, starts, axis=0)  # [output blocks, taps and input channels]
@@ -100,12 +102,19 @@ def prune_model(data: bytes, graph: Graph, share: float, lanes: int | None = Non
         if pruned and tensor.index not in arrays:
             arrays[tensor.index] = (prune_weights(weights, _scales(tensor), share) if lanes is None
                                     else prune_rows(weights, _scales(tensor), share, lanes,
-                                                     kept.get(operator.outputs[0]), kept.get(operator.inputs[0])))
+                                                     kept.get(operator.outputs[0]), _inputs(graph, operator, kept)))
         after = arrays.get(tensor.index, weights)
         layers.append(PrunedLayer(operator.index, operator.op, operator.name, weights.size,
                                   int(weights.size - np.count_nonzero(weights)),
                                   int(weights.size - np.count_nonzero(after)), pruned))
     return replace_constants(data, graph, arrays), layers
+
+
+def _inputs(graph: Graph, operator: Operator, kept: Mapping[int, Sequence[int]]) -> Sequence[int] | None:
+    """The channels that are left of an operator's input; None for all, and where they are not one to one with the last
+    dimension of its weights: a fully connected layer may flatten a feature map by itself."""
+    x, weights = (graph.tensors[index] for index in operator.inputs[:2])
+    return kept.get(x.index) if x.shape[-1:] == weights.shape[-1:] else None
 
 
 def _scales(tensor: Tensor) -> np.ndarray:
