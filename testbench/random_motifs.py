@@ -323,12 +323,38 @@ class GraphGenerator(VectorMotifs):
         self._masks.append(mask)
         return mask
 
+    def _condition(self, x: int, depth: int = 0) -> int:
+        """A mask for the pixels of `x`, or for all of it: an input, a decision, or masks put together."""
+        height, width = self.builder.shape(x)[1:3]
+        kind = self._pick(["decision", "decision", "mask", "mask", "once", "combined" if depth < 2 else "mask"])
+        if kind == "mask":
+            return self._mask((1, 1, 1, 1) if self._chance(0.15) else (1, height, width, 1))
+        if kind == "combined":
+            self.largest_mask = max(self.largest_mask, 3 * height * mask_row_words(width))
+            operands = [self._condition(x, depth + 1) for _ in range(2)]
+            if self._chance(0.3):
+                operands[0] = self.builder.add_logical("LOGICAL_NOT", operands[0])
+            return self.builder.add_logical(self._pick(["LOGICAL_AND", "LOGICAL_OR"]), *operands)
+        pooled = self._mean(x) if kind == "once" else x
+        return self._decision_once(pooled) if pooled != x else self._decision(x)
+
+    def _decision_once(self, pooled: int) -> int:
+        """A decision about all pixels, from pooled features: a convolution or a fully connected layer, compared."""
+        channels = self.builder.shape(pooled)[3]
+        if self._chance(0.5):
+            return self._compare(self._fully_connected(pooled, 1, channels, keep_num_dims=self._chance(0.5)))
+        return self._compare(self._conv(pooled, _Window((1, 1)), 1))
+
     def _decision(self, x: int) -> int:
         """A mask that the network decides: a convolution to one channel, compared with a constant."""
         kernel = self._pick([(1, 1), (3, 3)])
         score = self._conv(x, _Window(kernel), 1, (random_scale(self._rng), random_zero_point(self._rng)))
         height, width = self.builder.shape(x)[1:3]
         self.largest_mask = max(self.largest_mask, 2 * height * mask_row_words(width))
+        return self._compare(score)
+
+    def _compare(self, score: int) -> int:
+        """A comparison with a constant."""
         same = self._chance(0.5)
         scale = self.builder.scale(score) if same else random_scale(self._rng)
         zero_point = self.builder.zero_point(score) if same else random_zero_point(self._rng)
@@ -363,7 +389,7 @@ class GraphGenerator(VectorMotifs):
         branch = self._end_of_branch(branch, skip, quantisation)
         if not self._chance(0.2):  # most often nobody else reads what the branch computes
             del self._maps[kept:]
-        mask = self._decision(skip) if self._chance(0.5) else self._mask((*self.builder.shape(branch)[:3], 1))
+        mask = self._condition(skip)
         operands = (skip, branch) if self._chance(0.12) else (branch, skip)
         return self._note(self.builder.add_select_v2(mask, *operands), *operands)
 

@@ -76,7 +76,7 @@ class PixelGenerator(wiring.Component):
             again.eq(last_of_row & (rows_left == 1) & (passes_left != 1)),
             next_address.eq(Mux(again | settings.whole, settings.mask_base, address + 1)),
             nothing.eq(settings.whole & ~mask.data[0]),
-            active.eq(mask.data | (settings.whole & mask.data[0]).replicate(MASK_WORD_BITS)),
+            active.eq(Mux(settings.whole, mask.data[0].replicate(MASK_WORD_BITS), mask.data)),
             mask.address.eq(Mux(take, next_address, address)),
             last_pixel.eq(settings.output_width - 1),
             last_of_row.eq(word_column == last_pixel[column_bits:]),
@@ -100,7 +100,7 @@ class PixelGenerator(wiring.Component):
             m.d.sync += fetched.eq(walking)
         with m.If(take):
             m.d.sync += [
-                word.eq(Mux(settings.gated, active, Const(-1, MASK_WORD_BITS)) & within_row & ~nothing.replicate(MASK_WORD_BITS)),
+                word.eq(Mux(settings.gated, active, Const(-1, MASK_WORD_BITS)) & within_row),
                 word_start.eq(word_column),
                 word_row.eq(row),
                 word_parity.eq(parity),

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
-from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
+    CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
@@ -20,6 +20,7 @@ from sw_driver.compiler.layers import (
     FeatureMap,
     Layer,
     Mask,
+    MaskLayer,
     MulLayer,
     PoolLayer,
 )
@@ -66,7 +67,7 @@ class Assembly:
         self.wanted = wanted
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
-        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, DecideLayer)}
+        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
         self._writer = InstructionWriter(config)
         self._mask_addresses = self._plan_masks()
@@ -84,10 +85,15 @@ class Assembly:
         for position, layer in enumerate(self.layers):
             if layer.mask is not None:
                 uses.setdefault(layer.mask, []).append(position)
-        decided = decided_at(self.layers)
-        for mask in [mask for mask in uses if mask.decided]:
-            for part in mask.chain:  # all are made where the decision is
-                uses.setdefault(part, []).append(decided[mask.tensor])
+        for position, layer in reversed(list(enumerate(self.layers))):
+            if not isinstance(layer, MaskLayer):
+                continue
+            own = [mask for mask in uses if mask.tensor == layer.mask_tensor]
+            for part in [part for mask in own for part in mask.chain]:  # all are made where the decision is
+                uses.setdefault(part, []).append(position)
+            if own and isinstance(layer, CombineLayer):
+                for source in (layer.first, layer.second):
+                    uses.setdefault(source, []).append(position)
         lifetimes: list[Lifetime] = []
         for early in (True, False):
             lifetimes = [Lifetime(mask, mask_entries(*mask.size), 0 if early and not mask.decided else min(positions),
@@ -114,12 +120,12 @@ class Assembly:
             self.transfers.load_feed(feed, words * MASK_WORD_BITS // 8, Space.MASK, address)
         return Region(Space.MASK, address, words, self.config.mask_words)
 
-    def _decided(self, layer: DecideLayer) -> list[Mask]:
+    def _decided(self, layer: MaskLayer) -> list[Mask]:
         """The masks that come from a decision, each after the one that it is made of."""
         own = [mask for mask in self._mask_addresses if mask.tensor == layer.mask_tensor]
         return sorted(own, key=lambda mask: len(mask.steps))
 
-    def _dilations(self, layer: DecideLayer) -> None:
+    def _dilations(self, layer: MaskLayer) -> None:
         for mask in self._decided(layer):
             if mask.steps:
                 self.transfers.instructions.append(self._writer.dilation(
@@ -155,7 +161,7 @@ class Assembly:
                     if instruction.layer is layer:
                         instruction.set_table(table)
             self._store_stripe(layer, stripe)
-        if isinstance(layer, DecideLayer):
+        if isinstance(layer, MaskLayer):
             self._dilations(layer)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
@@ -175,8 +181,13 @@ class Assembly:
         elif isinstance(layer, DecideLayer):
             instructions += [self._writer.decision(layer, stripe, decided, self._load_mask(decided))
                              for decided in self._decided(layer) if not decided.steps]
+        elif isinstance(layer, CombineLayer):
+            for combined in self._decided(layer):
+                if not combined.steps:
+                    sources = [self._load_mask(source) for source in (layer.first, layer.second)]
+                    instructions.append(self._writer.combination(layer, combined, sources, self._load_mask(combined)))
         elif isinstance(layer, CopyLayer):
-            commands = [self._writer.copy(layer, stripe, piece) for piece in layer.pieces]
+            commands = [self._writer.copy(layer, stripe, piece, mask) for piece in layer.pieces]
             instructions += [command for command in commands if command is not None]
         elif isinstance(layer, MulLayer):
             instructions.append(self._writer.product(layer, stripe, mask))

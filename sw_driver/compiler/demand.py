@@ -12,7 +12,7 @@ import dataclasses
 
 from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.fusing import readers
-from sw_driver.compiler.layers import FeatureMap, Geometry, Layer, Mask, Operand, PoolLayer, SelectLayer
+from sw_driver.compiler.layers import FeatureMap, Geometry, Grain, Layer, Mask, Operand, PoolLayer, SelectLayer
 
 
 def gate(layers: list[Layer], wanted: set[FeatureMap], *, branches: bool = True) -> list[Layer]:
@@ -37,7 +37,8 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
 
     def require(operand: Operand, mask: Mask | None) -> None:
         target = operand.map
-        if mask is not None and not (operand.whole and mask.size == (target.height, target.width)):
+        if (mask is not None and mask.grain is Grain.PIXEL
+                and not (operand.whole and mask.size == (target.height, target.width))):
             mask = None
         demands[target] = mask if demands.get(target, mask) == mask else None
 
@@ -47,7 +48,9 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
             require(layer.a, layer.select)
             require(layer.b, layer.select.complement())
             continue
-        mask = demands.get(layer.output) if layer.can_be_gated else None
+        mask = demands.get(layer.output)
+        if mask is not None and not layer.can_be_gated(mask):
+            mask = None
         if mask is not None and mask.decided and decided[mask.tensor] > position:
             mask = None  # the decision depends on what this layer makes
         layer.mask = mask
