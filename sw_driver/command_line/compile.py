@@ -6,7 +6,8 @@ import argparse
 
 from hw.contract.config import preset
 from sw_driver.c.export import program_header
-from sw_driver.command_line.output import require_writable, write_file, write_json
+from sw_driver.command_line.memory_plan import memory_plan
+from sw_driver.command_line.output import require_writable, wide_console, write_file, write_json
 from sw_driver.compiler import compile_model
 from sw_driver.compiler.channel_folding import folding_summary
 
@@ -39,6 +40,8 @@ def handle(options: argparse.Namespace) -> int:
     summary = folding_summary(program.report["folding"])
     if summary:
         print(summary)
+    if options.memory_plan:
+        wide_console().print(memory_plan(program))
     if options.c_header is not None:
         print(f"{options.c_header}: the program as `lacuna_program {options.c_header.stem}`")
     return 0

@@ -104,6 +104,8 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
+    compile_.add_argument("--memory-plan", action="store_true",
+                          help="print where every feature map lies, and from which layer to which")
     _add_json(compile_, "what the compiler did")
     _add_folding(compile_)
 

@@ -90,8 +90,15 @@ def handle(options: argparse.Namespace) -> int:
         write_json(options.json, {
             "model": str(options.model), "preset": options.preset, "device": options.device, "runs": entries,
             "layers": [layer_json(layer) for layer in result.layers], "simulator": simulator,
+            "timeline": _timeline(job.program, result),
         })
     return int(any(entry["exact"] is False for entry in entries))
+
+
+def _timeline(program: Program, result: RunResult) -> list[dict[str, Any]]:
+    """The commands of a run as they completed, each with the layer that it is for; transfers have none."""
+    layers = {command.index: layer.name for layer in program.layers for command in layer.commands}
+    return [{**dataclasses.asdict(span), "layer": layers.get(span.command)} for span in result.timeline]
 
 
 def _check_options(options: argparse.Namespace) -> None:

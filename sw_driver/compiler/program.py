@@ -99,7 +99,7 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
         wanted.setdefault(lowering.views.maps[lowering.views.root(tensor)], []).append(tensor)
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
-    layers = fuse_tables(layers, set(wanted))
+    layers = fuse_tables(layers, set(wanted), config)
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))

@@ -159,7 +159,7 @@ def test_everything_in_the_branch_is_passed_over():
     y = b.add_max_pool_2d(y, (3, 3), stride=1)
     mask = m.decide_once(m.x)
     gated, _opcodes, (no, yes) = m.check(b.add_select_v2(mask, y, m.x), offsets=(-60, 60))
-    assert gated == ["CONV_2D", "MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL", "MAX_POOL_2D", "RESIZE_NEAREST_NEIGHBOR",
+    assert gated == ["CONV_2D", "MEAN", "FULLY_CONNECTED+LOGISTIC", "MUL", "MAX_POOL_2D", "RESIZE_NEAREST_NEIGHBOR",
                      "PAD", "CONV_2D", "MAX_POOL_2D+SELECT_V2"]
     work = {bool(decision): sum(record.get("words_written", 0) for record in result.records)
             for decision, result in ((0, no), (1, yes))}
