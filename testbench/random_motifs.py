@@ -79,6 +79,7 @@ class GraphGenerator(VectorMotifs):
         self.largest_tiles = 0
         self.largest_mask = 0
         self._lanes = lanes
+        self._block = int(rng.choice([4, 8, 16]))  # channels of which gates close all at a time
         self._maps: list[int] = []  # feature maps, rank 4, that motifs may start from
         self._consumed: set[int] = set()
         self._produced: list[int] = []
@@ -117,7 +118,8 @@ class GraphGenerator(VectorMotifs):
                 self._add_input_map()
             motifs = [self._plain_conv, self._plain_conv, self._residual, self._residual, self._pool, self._pool,
                       self._any_add, self._reshape_map, self._any_depthwise, self._any_depthwise,
-                      self._unary, self._unary, self._product, self._together, self._together]
+                      self._unary, self._unary, self._unary, self._product, self._together, self._together,
+                      self._channel_gated, self._channel_gated]
             if gated is not False:
                 motifs += [self._gated] * 3
             count = self._between(1, self._size.motifs)
@@ -392,6 +394,35 @@ class GraphGenerator(VectorMotifs):
         mask = self._condition(skip)
         operands = (skip, branch) if self._chance(0.12) else (branch, skip)
         return self._note(self.builder.add_select_v2(mask, *operands), *operands)
+
+    def _channel_gated(self, x: int) -> int:
+        """Channels that a gate, made of another map's pooled features, closes: some of them by whole blocks."""
+        pooled = self._mean(x)
+        if pooled == x:
+            return x
+        rng, builder = self._rng, self.builder
+        _batch, height, width, inputs = builder.shape(x)
+        kernel = self._pick([(1, 1), (3, 3)])
+        channels = self._channels(height * width, inputs, kernel[0] * kernel[1])
+        weights = random_weights(rng, (channels, inputs))
+        bias = rng.integers(-2000, 2000, channels).astype(np.int32)
+        bias[rng.random(channels // self._block + 1).repeat(self._block)[:channels] < 0.4] = -1_000_000
+        scale, zero_point = random_scale(rng), random_zero_point(rng)
+        gate = builder.add_fully_connected(
+            pooled, weights, bias, random_multipliers(rng, weights) * scale / builder.scale(pooled), scale=scale,
+            zero_point=zero_point, keep_num_dims=True, activation="RELU" if self._chance(0.5) else "NONE")
+        self._count(gate, weights, blocks(inputs, self._lanes))
+        if self._chance(0.5):
+            gate = builder.add_unary("RELU", gate, scale=scale, zero_point=zero_point)
+        kept = len(self._maps)
+        y = self._conv(x, _Window(kernel), channels)
+        for _ in range(self._between(0, 1)):
+            y = self._depthwise(y, _Window((3, 3)))
+        if self._chance(0.7):  # most often nobody else reads what the gate closes
+            del self._maps[kept:]
+        scale = float(np.float32(builder.scale(y) * builder.scale(gate) * 2.0 ** rng.uniform(4, 8)))
+        operands = (gate, y) if self._chance(0.3) else (y, gate)
+        return self._note(builder.add_mul(*operands, scale=scale, zero_point=random_zero_point(rng)), y, gate)
 
     def _gated_in_place(self, x: int) -> int:
         """A gate inside a branch, around one convolution."""

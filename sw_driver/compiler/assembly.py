@@ -20,6 +20,8 @@ from sw_driver.compiler.layers import (
     DecideLayer,
     DepthwiseLayer,
     FeatureMap,
+    GateLayer,
+    Grain,
     Layer,
     Mask,
     MaskLayer,
@@ -153,7 +155,8 @@ class Assembly:
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._stripe_rows(layer, stream)
-        table = None if layer.table is None else self._load_table(layer, layer.table)
+        keeps = stream is None or stream.keeps
+        table = None if layer.table is None or not keeps else self._load_table(layer, layer.table)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
             at = len(self.transfers.instructions)
@@ -174,6 +177,13 @@ class Assembly:
             return self.transfers.stream(packed_table(table, self.config), Space.PARAMETER)
         return self.transfers.stream(table.tobytes(), Space.WEIGHT)
 
+    def _reload_table(self, layer: Layer, keeps: bool) -> None:
+        """Load the table of the last command, where the weights of others may have taken its place."""
+        if layer.table is not None and not keeps:
+            command = self.transfers.instructions.pop()
+            command.set_table(self._load_table(layer, layer.table))
+            self.transfers.instructions.append(command)
+
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
                  stream: _WeightStream | _DepthwiseStream | None) -> None:
         instructions = self.transfers.instructions
@@ -181,13 +191,17 @@ class Assembly:
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
                 instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
+                self._reload_table(layer, stream.keeps)
         elif isinstance(layer, DepthwiseLayer) and isinstance(stream, _DepthwiseStream):
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
                 instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
+                self._reload_table(layer, stream.keeps)
         elif isinstance(layer, DecideLayer):
             instructions += [self._writer.decision(layer, stripe, decided, self._load_mask(decided))
                              for decided in self._decided(layer) if not decided.steps]
+        elif isinstance(layer, GateLayer):
+            instructions += [self._writer.opening(layer, self._load_mask(opened)) for opened in self._decided(layer)]
         elif isinstance(layer, CombineLayer):
             for combined in self._decided(layer):
                 if not combined.steps:
@@ -211,7 +225,7 @@ class Assembly:
         """Output rows of a stripe. Maps on chip are cut only where that does not load the weights again."""
         if layer in self._plan.stripes:
             return self._plan.stripes[layer].rows
-        if stream is not None and len(stream.chunks) > 1:
+        if stream is not None and not stream.keeps:
             return layer.output.height
         return self._rows.get(layer, layer.output.height)
 
@@ -290,7 +304,7 @@ class Assembly:
 
 
 class _WeightStream:
-    """The weights of one layer on their way through the rings: loaded once if one command holds them all,
+    """The weights of one layer on their way through the rings: loaded once where the rings hold them all (`keeps`),
     otherwise again for every stripe."""
 
     def __init__(self, assembly: Assembly, layer: ConvLayer):
@@ -299,17 +313,23 @@ class _WeightStream:
         self.chunks = choose_chunks(layer, tiles, assembly.config)
         self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
                         for chunk in self.chunks}
-        self._placement: Placement | None = None
+        self._placements: dict[Chunk, Placement] = {}
         parts = list(self._packed.values())
+        config = assembly.config
+        self.keeps = len(parts) == 1 or (
+            2 * sum(len(part.tiles) for part in parts) <= config.weight_bytes
+            and 2 * sum(len(part.maps) for part in parts) <= 8 * config.map_entries
+            and 2 * sum(len(part.parameters) for part in parts) <= (
+                config.parameter_entries * config.parameter_entry_bytes))
         assembly.weights.append(WeightReport(layer.name, sum(len(part.tiles) for part in parts),
                                              sum(len(part.maps) for part in parts),
                                              sum(len(part.parameters) for part in parts), self.chunks))
 
     def place(self, chunk: Chunk) -> Placement:
         """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            self._placement = self._load(self._packed[chunk])
-        return self._placement
+        if chunk not in self._placements or not self.keeps:
+            self._placements[chunk] = self._load(self._packed[chunk])
+        return self._placements[chunk]
 
     def _load(self, packed: PackedWeights) -> Placement:
         return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
@@ -330,8 +350,11 @@ class _DepthwiseStream:
                                 f"{self._weights.block_words * assembly.config.weight_word_bytes} bytes, the weight "
                                 f"store has {assembly.config.weight_bytes}")
         total = self._weights.output_blocks
+        self.keeps = count == total
+        if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
+            count = 1
         self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
-        self._placement: Placement | None = None
+        self._placements: dict[int, Placement] = {}
         parts = [self._weights.pack(first, count) for first, count in self.chunks]
         assembly.weights.append(WeightReport(layer.name, sum(len(weights) for weights, _parameters in parts), 0,
                                              sum(len(parameters) for _weights, parameters in parts),
@@ -339,8 +362,8 @@ class _DepthwiseStream:
 
     def place(self, first: int, count: int) -> Placement:
         """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
+        if first not in self._placements or not self.keeps:
             weights, parameters = self._weights.pack(first, count)
-            self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
-                                        self._transfers.stream(parameters, Space.PARAMETER))
-        return self._placement
+            self._placements[first] = Placement(self._transfers.stream(weights, Space.WEIGHT),
+                                                self._transfers.stream(parameters, Space.PARAMETER))
+        return self._placements[first]

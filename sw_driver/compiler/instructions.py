@@ -18,6 +18,7 @@ from sw_driver.compiler.layers import (
     DecideLayer,
     DepthwiseLayer,
     FeatureMap,
+    GateLayer,
     Geometry,
     Grain,
     Layer,
@@ -199,6 +200,19 @@ class InstructionWriter:
             "mask_base": target.first + stripe.first * mask_row_words(layer.output.width),
             "bound": layer.bound, "invert": int(layer.invert != mask.invert),
             **self._input(layer.input, one, stripe),
+        }
+        instruction = self._instruction(Opcode.DECIDE, layer, stripe, values, None)
+        instruction.writes = [target]
+        return instruction
+
+    def opening(self, layer: GateLayer, target: Region) -> Instruction:
+        """The DECIDE command that tells, block by block, whether a gate is open: a row of one pixel for each."""
+        stripe = Stripe(0, layer.output.height)
+        values = {
+            "flags": 0, "output_y": 0, "output_rows": layer.output.height, "output_width": 1, "output_blocks": 1,
+            "mask_base": target.first, "bound": layer.closed, "any_lane": 1,
+            **self._input(layer.input, Geometry((1, 1), (1, 1), (1, 1), (0, 0)), stripe),
+            "input_height": layer.output.height, "input_row_stride": 1,
         }
         instruction = self._instruction(Opcode.DECIDE, layer, stripe, values, None)
         instruction.writes = [target]

@@ -12,6 +12,9 @@ from hw.contract.image import Feed
 from hw.contract.layouts import DILATE_STRIDE_MAX, depthwise_lines
 from sw_driver.compiler.quantisation import AddParameters, MeanParameters
 
+#: Fewest pixels of a layer that is computed block by block of its channels: rows of the conv engine share them.
+BLOCK_PIXELS_MIN = 16
+
 
 @dataclasses.dataclass(eq=False)
 class Buffer:
@@ -124,7 +127,7 @@ class Mask:
 
     def before(self, step: DemandStep) -> Mask | None:
         """The demand on the input of a layer whose output this mask gates; None where the device can't make it."""
-        if self.grain is Grain.LAYER:
+        if self.grain is not Grain.PIXEL:
             return self
         if (step.kernel, step.stride, step.pad) == ((1, 1), (1, 1), (0, 0)) and step.size == self.size:
             return self
@@ -189,11 +192,11 @@ class Layer:
 
     def can_be_gated(self, mask: Mask) -> bool:
         """Whether the layer may compute only what this mask says."""
-        del mask
-        return True
+        return mask.grain is not Grain.BLOCK
 
     def demand(self, operand: Operand, mask: Mask) -> Mask | None:
-        """The demand on `operand`, given the one on the output; None: all of it."""
+        """The demand on `operand`, given the one on the output; None: all of it. Blocks of channels: where each
+        channel is computed from the same channel."""
         return mask.before(self.step(operand))
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
@@ -256,6 +259,12 @@ class ConvLayer(Layer):
     def elementwise(self) -> list[Operand]:
         return [] if self.residual is None else [self.residual]
 
+    def can_be_gated(self, mask: Mask) -> bool:
+        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        return None if operand is self.input and mask.grain is Grain.BLOCK else super().demand(operand, mask)
+
     def step(self, operand: Operand) -> DemandStep:
         if operand is self.residual:
             return super().step(operand)
@@ -286,6 +295,9 @@ class DepthwiseLayer(Layer):
     @property
     def operands(self) -> list[Operand]:
         return [self.input]
+
+    def can_be_gated(self, mask: Mask) -> bool:
+        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
 
     @property
     def transposed(self) -> bool:
@@ -318,7 +330,8 @@ class AddLayer(Layer):
 
 @dataclasses.dataclass(eq=False)
 class MulLayer(Layer):
-    """A product; b may be one pixel, a vector of channels."""
+    """A product; b may be one pixel, a vector of channels. gate : the blocks of channels in which b is not all zero
+    points, where a layer finds them."""
 
     a: Operand
     b: Operand
@@ -329,6 +342,7 @@ class MulLayer(Layer):
     output_zero_point: int
     output_min: int
     output_max: int
+    gate: Mask | None = dataclasses.field(default=None, init=False)
 
     @property
     def broadcast(self) -> bool:
@@ -344,7 +358,7 @@ class MulLayer(Layer):
         return [self.a] if self.broadcast else [self.a, self.b]
 
     def demand(self, operand: Operand, mask: Mask) -> Mask | None:
-        if operand is self.b and self.broadcast and mask.grain is Grain.PIXEL:
+        if operand is self.b and self.broadcast and mask.grain is not Grain.LAYER:
             return None
         return super().demand(operand, mask)
 
@@ -380,6 +394,9 @@ class CopyLayer(Layer):
 
     def can_be_gated(self, mask: Mask) -> bool:
         return mask.grain is Grain.LAYER
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        return None if mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
         parts = [piece.rows(first, end) if piece.fill is None else (0, 1)
@@ -428,6 +445,26 @@ class DecideLayer(MaskLayer):
     input: Operand
     bound: int
     invert: bool
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class GateLayer(MaskLayer):
+    """Finds the blocks of channels whose gate is open: those in which a vector of channels is not `closed` alone.
+
+    mask_tensor : the vector's tensor.
+    """
+
+    input: Operand
+    closed: int
+
+    @property
+    def opened(self) -> Mask:
+        """The mask that it makes."""
+        return Mask(self.mask_tensor, False, self.input.blocks, 1, decided=True, grain=Grain.BLOCK)
 
     @property
     def operands(self) -> list[Operand]:
