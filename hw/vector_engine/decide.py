@@ -43,7 +43,7 @@ class Decide(wiring.Component):
         within = column[: (MASK_WORD_BITS - 1).bit_length()]
         filled = Signal(MASK_WORD_BITS)
         m.d.comb += [
-            differs.eq(Cat(lane[0] != settings.bound for lane in result.payload.values).any()),
+            differs.eq(Cat(value != settings.bound for part in result.payload.values for value in part).any()),
             bit.eq(Mux(settings.any_lane, differs, result.payload.values[0][0] >= settings.bound) ^ settings.invert),
             result.ready.eq(~request.valid | request.ready),
             accept.eq(result.valid & result.ready),

@@ -65,26 +65,31 @@ def dilate_fields(rng: np.random.Generator) -> dict[str, int]:
 FIELDS = {Opcode.DECIDE: decide_fields, Opcode.DILATE: dilate_fields, Opcode.COMBINE: combine_fields}
 
 
-@pytest.mark.parametrize("opcode", FIELDS, ids=lambda opcode: opcode.name)
-def test_random_commands(opcode):
+@pytest.mark.parametrize(("opcode", "config"), [*((opcode, CONFIG) for opcode in FIELDS),
+                                                (Opcode.DECIDE, preset("small"))],
+                         ids=lambda value: value.name)
+def test_random_commands(opcode, config):
     rng = seeded()
-    bench = Bench(CONFIG, rng, stalls=True)
+    bench = Bench(config, rng, stalls=True)
 
     async def testbench(ctx):
         for _ in range(16):
             fields = FIELDS[opcode](rng)
-            if opcode is Opcode.DECIDE and fields["any_lane"]:  # most words hold the same value in every lane
-                bench.memory[rng.random(len(bench.memory)) < 0.7] = np.clip(fields["bound"], -128, 127)
+            if opcode is Opcode.DECIDE and fields["any_lane"]:  # most words hold the bound, in every lane but one
+                closed = np.full_like(bench.memory, np.clip(fields["bound"], -128, 127))
+                one = np.flatnonzero(rng.random(len(closed)) < 0.5)
+                closed[one, rng.integers(config.lanes, size=len(one))] = rng.integers(-128, 128, len(one))
+                bench.memory[:] = np.where(rng.random((len(closed), 1)) < 0.9, closed, bench.memory)
             bench.masks[:] = rng.integers(0, 1 << 64, len(bench.masks), dtype=np.uint64)
             for _ in range(int(rng.integers(4))):
                 bench.masks[:] &= rng.integers(0, 1 << 64, len(bench.masks), dtype=np.uint64)
             expected = copy.deepcopy(bench.chip)
             if opcode is Opcode.DECIDE:
-                counters = masks.decide(fields, expected, CONFIG)
+                counters = masks.decide(fields, expected, config)
             elif opcode is Opcode.COMBINE:
-                counters, steps = masks.combine(fields, expected, CONFIG), 0
+                counters, steps = masks.combine(fields, expected, config), 0
             else:
-                counters, steps = masks.dilate(fields, expected, CONFIG)
+                counters, steps = masks.dilate(fields, expected, config)
             done = await bench.execute(ctx, opcode, fields)
             assert done["error"] == Error.NONE, fields
             for space, entries in expected.entries.items():
