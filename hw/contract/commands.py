@@ -82,7 +82,9 @@ class Flag(enum.IntFlag):
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
     TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (all compute commands)
     ORDERED = 16  #: no activation is fetched before the command in front of it on this engine is complete (CONV)
-    WHOLE = 32  #: with GATED: bit 0 of the mask word at mask_base stands for every pixel of the command
+    COMPRESSED = 32  #: a block of compressed weights (`weight_format`) is decoded: tiles and their row maps (LOAD)
+    WITHOUT_MAPS = 64  #: COMPRESSED: row maps are not written (weights of a DEPTHWISE command)
+    WHOLE = 128  #: GATED: bit 0 of the mask word at mask_base stands for every pixel of the command
 
 
 class Space(enum.IntEnum):
@@ -138,10 +140,23 @@ _LOAD = (
     Field("window", 8, "address window that is read"),
     Field("space", 8, "Space that is written"),
     Field("reserved_16", 16, "zero"),
-    Field("offset", 32, "bytes from the window's base; a multiple of 8"),
-    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8"),
+    Field("offset", 32, "bytes from the window's base; a multiple of 8; COMPRESSED: of 2"),
+    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8; COMPRESSED: of the block, "
+                        "a multiple of 2, less than 2^29"),
     Field("address", 32, "first entry written: FEATURE lanes bytes; WEIGHT 2 x lanes bytes; MAP and MASK "
                          "8 bytes; PARAMETER Config.parameter_entry_bytes"),
+    # COMPRESSED, whose space is WEIGHT: where row maps go, and which tiles the block holds.
+    Field("map_address", 32, "COMPRESSED: first map memory entry written"),
+    Field("taps", 16, "COMPRESSED: kernel_height x kernel_width, 1 to 256; DEPTHWISE: lines of taps"),
+    Field("input_blocks", 16, "COMPRESSED: of a tap, at least 1"),
+    Field("output_blocks", 16, "COMPRESSED: at least 1"),
+    Field("unrolling", 8, "COMPRESSED: log2 of the output blocks of a group"),
+    Field("last_rows", 8, "COMPRESSED: rows that exist in a tap's last tile, 1 to lanes"),
+    Field("last_outputs", 8, "COMPRESSED: output channels that exist in the last block, 1 to lanes"),
+    # Parameters come behind a block in one command: memory delivers them while the decoder is still at work.
+    Field("parameter_offset", 32, "COMPRESSED: of parameters, from the window's base; a multiple of 8"),
+    Field("parameter_length", 32, "COMPRESSED: their bytes, whole entries; 0: none"),
+    Field("parameter_address", 32, "COMPRESSED: first parameter entry written"),
 )
 
 _STORE = (
@@ -336,6 +351,21 @@ class CommandError(ValueError):
 def fields(opcode: Opcode) -> tuple[Field, ...]:
     """Header and body of a command, in the order of the bytes."""
     return HEADER + BODY[opcode]
+
+
+def transfers(values: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Offset and length of what a LOAD or STORE moves on the bus, in order: whole beats of 8 bytes around a block,
+    and the parameters behind it."""
+    first = values["offset"] & ~7
+    moved = [(first, (values["offset"] + values["length"] + 7 & ~7) - first)]
+    if values["flags"] & Flag.COMPRESSED and values["parameter_length"]:
+        moved.append((values["parameter_offset"], values["parameter_length"]))
+    return moved
+
+
+def transfer_beats(values: Mapping[str, int]) -> int:
+    """Beats of 8 bytes that a LOAD or STORE moves."""
+    return sum(length for _offset, length in transfers(values)) // 8
 
 
 def encode(opcode: Opcode, values: Mapping[str, int]) -> bytes:

@@ -11,7 +11,7 @@ from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
+from sw_driver.compiler.instructions import InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
     CombineLayer,
@@ -21,7 +21,6 @@ from sw_driver.compiler.layers import (
     DepthwiseLayer,
     FeatureMap,
     GateLayer,
-    Grain,
     Layer,
     Mask,
     MaskLayer,
@@ -31,20 +30,9 @@ from sw_driver.compiler.layers import (
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
-from sw_driver.compiler.unrolling import Chunk, choose_chunks
-from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles, packed_table
+from sw_driver.compiler.weight_stream import ConvStream, DepthwiseStream, WeightReport, weights_total
+from sw_driver.compiler.weights import packed_table
 from sw_driver.graph import Graph
-
-
-@dataclasses.dataclass
-class WeightReport:
-    """What one layer's weights take, and how it is unrolled: for people."""
-
-    layer: str
-    weight_bytes: int
-    map_bytes: int
-    parameter_bytes: int
-    chunks: list[Chunk]
 
 
 class Assembly:
@@ -53,6 +41,7 @@ class Assembly:
     Parameters
     ----------
     graph, config : the model and the device. layers : gated and fused.
+    compressed : whether weights are compressed where that takes fewer bytes.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
     rows : output rows of a stripe, for layers that are cut though their maps are on chip.
 
@@ -65,10 +54,11 @@ class Assembly:
     """
 
     def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
-                 rows: Mapping[Layer, int]):
+                 rows: Mapping[Layer, int], *, compressed: bool = True):
         self.config = config
         self.layers = layers
         self.wanted = wanted
+        self.compressed = compressed
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
         self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
@@ -145,11 +135,14 @@ class Assembly:
                 self.transfers.load(window, offset, feature_map.words * self.config.lanes, Space.FEATURE,
                                     feature_map.buffer.address)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
-        stream: _WeightStream | _DepthwiseStream | None = None
+        stream: ConvStream | DepthwiseStream | None = None
+        weighted = [other for other in self.layers if isinstance(other, (ConvLayer, DepthwiseLayer))]
         if isinstance(layer, ConvLayer):
-            stream = _WeightStream(self, layer)
+            stream = ConvStream(self.transfers, layer, self.compressed, last=layer is weighted[-1])
         elif isinstance(layer, DepthwiseLayer):
-            stream = _DepthwiseStream(self, layer)
+            stream = DepthwiseStream(self.transfers, layer, self.compressed)
+        if stream is not None:
+            self.weights.append(stream.report)
         writers = [other for other in self.layers if other.output is layer.output]
         last = layer is writers[-1] and layer.output in self.wanted
         if last and layer.output.buffer in self._plan.spilled:
@@ -185,14 +178,14 @@ class Assembly:
             self.transfers.instructions.append(command)
 
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
-                 stream: _WeightStream | _DepthwiseStream | None) -> None:
+                 stream: ConvStream | DepthwiseStream | None) -> None:
         instructions = self.transfers.instructions
-        if isinstance(layer, ConvLayer) and isinstance(stream, _WeightStream):
+        if isinstance(layer, ConvLayer) and isinstance(stream, ConvStream):
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
                 instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
                 self._reload_table(layer, stream.keeps)
-        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, _DepthwiseStream):
+        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, DepthwiseStream):
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
                 instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
@@ -221,7 +214,7 @@ class Assembly:
 
     # ---- stripes ------------------------------------------------------------------------------
 
-    def _stripe_rows(self, layer: Layer, stream: _WeightStream | _DepthwiseStream | None) -> int:
+    def _stripe_rows(self, layer: Layer, stream: ConvStream | DepthwiseStream | None) -> int:
         """Output rows of a stripe. Maps on chip are cut only where that does not load the weights again."""
         if layer in self._plan.stripes:
             return self._plan.stripes[layer].rows
@@ -294,76 +287,7 @@ class Assembly:
                 "first_layer": positions[0], "last_layer": positions[-1],
             } for feature_map, positions in used.items()],
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
-            "weights": [{
-                "layer": report.layer, "weight_bytes": report.weight_bytes, "map_bytes": report.map_bytes,
-                "parameter_bytes": report.parameter_bytes, "commands": len(report.chunks),
-                "output_blocks_at_once": [1 << chunk.unrolling for chunk in report.chunks],
-            } for report in self.weights],
+            "weights": [dataclasses.asdict(report) for report in self.weights],
+            "weights_total": weights_total(self.weights),
             "gated_layers": {layer.name: self._mask_names[layer.mask.tensor] for layer in self.layers if layer.mask},
         }
-
-
-class _WeightStream:
-    """The weights of one layer on their way through the rings: loaded once where the rings hold them all (`keeps`),
-    otherwise again for every stripe."""
-
-    def __init__(self, assembly: Assembly, layer: ConvLayer):
-        tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        self.chunks = choose_chunks(layer, tiles, assembly.config)
-        self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
-                        for chunk in self.chunks}
-        self._placements: dict[Chunk, Placement] = {}
-        parts = list(self._packed.values())
-        config = assembly.config
-        self.keeps = len(parts) == 1 or (
-            2 * sum(len(part.tiles) for part in parts) <= config.weight_bytes
-            and 2 * sum(len(part.maps) for part in parts) <= 8 * config.map_entries
-            and 2 * sum(len(part.parameters) for part in parts) <= (
-                config.parameter_entries * config.parameter_entry_bytes))
-        assembly.weights.append(WeightReport(layer.name, sum(len(part.tiles) for part in parts),
-                                             sum(len(part.maps) for part in parts),
-                                             sum(len(part.parameters) for part in parts), self.chunks))
-
-    def place(self, chunk: Chunk) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if chunk not in self._placements or not self.keeps:
-            self._placements[chunk] = self._load(self._packed[chunk])
-        return self._placements[chunk]
-
-    def _load(self, packed: PackedWeights) -> Placement:
-        return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
-                         self._transfers.stream(packed.parameters, Space.PARAMETER),
-                         self._transfers.stream(packed.maps, Space.MAP))
-
-
-class _DepthwiseStream:
-    """The weights of a depthwise layer on their way through the rings, like those of a convolution."""
-
-    def __init__(self, assembly: Assembly, layer: DepthwiseLayer):
-        filters = layer.weights.transpose(1, 0, 2) if layer.transposed else layer.weights
-        self._weights = DepthwiseWeights(filters, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        count = self._weights.blocks_at_once
-        if not count:
-            raise CapacityError(f"{layer}: the weights of {assembly.config.lanes} channels take "
-                                f"{self._weights.block_words * assembly.config.weight_word_bytes} bytes, the weight "
-                                f"store has {assembly.config.weight_bytes}")
-        total = self._weights.output_blocks
-        self.keeps = count == total
-        if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
-            count = 1
-        self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
-        self._placements: dict[int, Placement] = {}
-        parts = [self._weights.pack(first, count) for first, count in self.chunks]
-        assembly.weights.append(WeightReport(layer.name, sum(len(weights) for weights, _parameters in parts), 0,
-                                             sum(len(parameters) for _weights, parameters in parts),
-                                             [Chunk(first, count, 0) for first, count in self.chunks]))
-
-    def place(self, first: int, count: int) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if first not in self._placements or not self.keeps:
-            weights, parameters = self._weights.pack(first, count)
-            self._placements[first] = Placement(self._transfers.stream(weights, Space.WEIGHT),
-                                                self._transfers.stream(parameters, Space.PARAMETER))
-        return self._placements[first]

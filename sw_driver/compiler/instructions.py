@@ -70,6 +70,7 @@ class Instruction:
     reads, writes : the memory it touches. fetches : what a convolution reads before it is drained; one of `reads`.
     layer : of a compute command; with what its record stands for: pixels, multiply-accumulates of a pixel, valid
         output channels in the last block.
+    cycles : expected, where that is known better than from the fields; else 0.
     """
 
     opcode: Opcode
@@ -81,6 +82,7 @@ class Instruction:
     pixel_macs: int = 0
     last_lanes: int = 0
     fetches: Region | None = None
+    cycles: int = 0
 
     @property
     def engine(self) -> Engine:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hw.contract.commands import fields
 from hw.contract.config import Config
 from sim.cycle_model import expected_command
-from sim.timeline import timeline
+from sim.timeline import Span, timeline
 from sim.tokens import Command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.instructions import Instruction
@@ -30,10 +30,13 @@ Rows = Mapping[Layer, int]
 
 @dataclasses.dataclass
 class Schedule:
-    """Instructions in program order, with their tokens; cycles : of the whole program, expected."""
+    """Instructions in program order, with their tokens, and as commands; spans : when each is expected to run; cycles :
+    of the whole program, expected."""
 
     assembly: Assembly
     instructions: list[Instruction]
+    commands: list[Command]
+    spans: list[Span]
     cycles: int
 
 
@@ -69,7 +72,8 @@ def _on_conv(layer: Layer) -> bool:
 def _schedule(assembly: Assembly, config: Config) -> Schedule:
     instructions = assembly.transfers.instructions
     before = dependencies(instructions)
-    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
+    cycles = [instruction.cycles or expected_command(instruction.opcode, instruction.values, config)
+              for instruction in instructions]
     order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
@@ -78,4 +82,4 @@ def _schedule(assembly: Assembly, config: Config) -> Schedule:
     commands = [Command(index, instruction.opcode, dict.fromkeys(
         (field.name for field in fields(instruction.opcode)), 0) | instruction.values)
         for index, instruction in enumerate(ordered, start=1)]
-    return Schedule(assembly, ordered, timeline(commands, [cycles[i] for i in order], config)[1])
+    return Schedule(assembly, ordered, commands, *timeline(commands, [cycles[i] for i in order], config))
