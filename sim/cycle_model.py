@@ -42,6 +42,8 @@ class Costs:
     vector: int = 33  #: a vector command, but the steps of its words
     depthwise: int = 45  #: a DEPTHWISE command, but its steps
     dilate: int = 8  #: a DILATE command, but its steps
+    combine: int = 8  #: a COMBINE command, but its words
+    combine_word: int = 4  #: a word of a COMBINE command
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     block: int = 16  #: a block of compressed weights, but table and steps
@@ -74,7 +76,9 @@ class ConvWork:
     banks : [n, kernel tiles] bit i: its activation word lies in bank i of the feature memory (two bits where it
         straddles two words); 0: it is padding.
     tile_rows : [kernel tiles, output blocks] rows stored in each tile.
-    unrolling : log2 of the output blocks worked on at once.    """
+    unrolling : log2 of the output blocks worked on at once.
+    empty_words : mask words without active pixels that are walked; none where the whole command is passed over.
+    """
 
     issue: NDArray[np.integer]
     banks: NDArray[np.integer]
@@ -131,7 +135,8 @@ def convolution(work: ConvWork, config: Config) -> int:
     n, kernel_tiles, blocks = work.issue.shape
     group_blocks = 1 << work.unrolling
     if n == 0:
-        return COSTS.conv_start + COSTS.conv_empty + -(-blocks // group_blocks) * (work.empty_words + COSTS.wave)
+        groups = -(-blocks // group_blocks) if work.empty_words else 0
+        return COSTS.conv_start + COSTS.conv_empty + groups * (work.empty_words + COSTS.wave)
     pixel_groups = config.rows // group_blocks
     wave_pixels = pixel_groups * config.pixels_per_row
     waves = -(-n // wave_pixels)
@@ -249,6 +254,11 @@ def depthwise(steps: int, words_written: int, config: Config) -> int:
     return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
 
 
+def combine(values: Mapping[str, int]) -> int:
+    """Cycles of a COMBINE command from its fields."""
+    return COSTS.combine + COSTS.combine_word * values["output_rows"] * mask_row_words(values["output_width"])
+
+
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
     """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
     if values["flags"] & Flag.COMPRESSED:
@@ -305,6 +315,8 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
     if opcode is Opcode.DILATE:
         words = values["input_height"] * mask_row_words(values["input_width"])
         return COSTS.dilate + words * (1 + values["kernel_height"] * (1 + 3 * values["kernel_width"]))
+    if opcode is Opcode.COMBINE:
+        return combine(values)
     if opcode is Opcode.DEPTHWISE:
         lines = values["kernel_height"] * depthwise_lines(values["kernel_width"])
         kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS

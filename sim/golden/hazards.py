@@ -21,7 +21,7 @@ from hw.contract.weight_format import TileOrder
 from hw.contract.weight_tables import Symbol
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.compressed import read_block
-from sim.golden.masks import target_words
+from sim.golden.masks import source_words, target_words
 from sim.golden.memory import DeviceError, entry_bytes, entry_count
 from sim.tokens import Command, ProgramError, check_counts, clocks
 
@@ -136,6 +136,9 @@ def _mask_making(command: Command, config: Config) -> _Accesses:
     if command.opcode is Opcode.DECIDE:
         return _Accesses(reads={Space.FEATURE: input_words(values, 1, config.feature_words, config.lanes)},
                          writes={Space.MASK: target})
+    if command.opcode is Opcode.COMBINE:
+        sources = np.unique(np.concatenate(source_words(values, config)))
+        return _Accesses(reads={Space.MASK: sources}, writes={Space.MASK: target})
     source = mask_words(values, config.mask_words).reshape(-1)
     own = np.intersect1d(source, target)
     if own.size:
@@ -228,7 +231,7 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
                 accesses = _transfer(command, config)
                 if command.opcode is Opcode.LOAD:
                     weights.load(command)
-        elif command.opcode in (Opcode.DECIDE, Opcode.DILATE):
+        elif command.opcode in (Opcode.DECIDE, Opcode.DILATE, Opcode.COMBINE):
             accesses = _mask_making(command, config)
         else:
             words = weights.words(command) if command.opcode is Opcode.CONV else 0

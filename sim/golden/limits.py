@@ -70,6 +70,8 @@ def _flags(opcode: Opcode, values: Mapping[str, int], allowed: Flag) -> None:
     if values["flags"] & ~allowed.value:
         raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: flags may hold {allowed!r}, not {values['flags']:#x}",
                           values.get("offset", 0))
+    if values["flags"] & Flag.WHOLE and not values["flags"] & Flag.GATED:
+        raise DeviceError(Error.BAD_COMMAND, f"{opcode.name}: flags hold WHOLE without GATED")
 
 
 def _window(opcode: Opcode, values: Mapping[str, int]) -> None:
@@ -121,14 +123,14 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     if opcode in (Opcode.LOAD, Opcode.STORE):
         _transfer(opcode, values, config)
     elif opcode is Opcode.CONV:
-        _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED)
+        _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE)
         _convolution(opcode, values, config)
     elif opcode in (Opcode.ADD, Opcode.MUL):
-        _flags(opcode, values, Flag.GATED | Flag.TABLE)
+        _flags(opcode, values, Flag.GATED | Flag.TABLE | Flag.WHOLE)
         _addition(opcode, values)
         _output(opcode, values)
     elif opcode in (Opcode.AVERAGE_POOL, Opcode.MAX_POOL, Opcode.MEAN):
-        _flags(opcode, values, Flag.GATED | Flag.TABLE)
+        _flags(opcode, values, Flag.GATED | Flag.TABLE | Flag.WHOLE)
         _pool(opcode, values, config)
         if opcode is Opcode.MEAN:
             _require(opcode, values, "multiplier", 0, (1 << 31) - 1)
@@ -138,11 +140,18 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
         _pool(opcode, values, config)
         _require(opcode, values, "output_blocks", 1, 1)
         _require(opcode, values, "invert", 0, 1)
+        _require(opcode, values, "any_lane", 0, 1)
     elif opcode is Opcode.DILATE:
         _flags(opcode, values, Flag(0))
         _depthwise(opcode, values)
         for field in ("stride_y", "stride_x"):
             _require(opcode, values, field, 1, 2)
+    elif opcode is Opcode.COMBINE:
+        _flags(opcode, values, Flag(0))
+        _output(opcode, values)
+        _require(opcode, values, "output_blocks", 1, 1)
+        _require(opcode, values, "inverted", 0, 7)
+        _require(opcode, values, "spread", 0, 3)
     elif opcode is Opcode.DEPTHWISE:
-        _flags(opcode, values, Flag.GATED | Flag.TABLE)
+        _flags(opcode, values, Flag.GATED | Flag.TABLE | Flag.WHOLE)
         _depthwise(opcode, values)

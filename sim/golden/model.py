@@ -170,6 +170,8 @@ class Golden:
         if opcode is Opcode.DILATE:
             counters, steps = masks.dilate(values, self.memory, self.config)
             return Executed(command, counters, cycle_model.COSTS.dilate + steps)
+        if opcode is Opcode.COMBINE:
+            return Executed(command, masks.combine(values, self.memory, self.config), cycle_model.combine(values))
         if command.engine is Engine.VECTOR:
             if opcode in (Opcode.ADD, Opcode.MUL):
                 run = vector.add if opcode is Opcode.ADD else vector.multiply

@@ -10,18 +10,20 @@ import numpy as np
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
-from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Instruction, InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
+    CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
     FeatureMap,
+    GateLayer,
     Layer,
     Mask,
+    MaskLayer,
     MulLayer,
     PoolLayer,
 )
@@ -59,7 +61,7 @@ class Assembly:
         self.compressed = compressed
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
-        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, DecideLayer)}
+        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
         self._writer = InstructionWriter(config)
         self._mask_addresses = self._plan_masks()
@@ -79,10 +81,15 @@ class Assembly:
         for position, layer in enumerate(self.layers):
             if layer.mask is not None:
                 uses.setdefault(layer.mask, []).append(position)
-        decided = decided_at(self.layers)
-        for mask in [mask for mask in uses if mask.decided]:
-            for part in mask.chain:  # all are made where the decision is
-                uses.setdefault(part, []).append(decided[mask.tensor])
+        for position, layer in reversed(list(enumerate(self.layers))):
+            if not isinstance(layer, MaskLayer):
+                continue
+            own = [mask for mask in uses if mask.tensor == layer.mask_tensor]
+            for part in [part for mask in own for part in mask.chain]:  # all are made where the decision is
+                uses.setdefault(part, []).append(position)
+            if own and isinstance(layer, CombineLayer):
+                for source in (layer.first, layer.second):
+                    uses.setdefault(source, []).append(position)
         lifetimes: list[Lifetime] = []
         for early in (True, False):
             lifetimes = [Lifetime(mask, mask_entries(*mask.size), 0 if early and not mask.decided else min(positions),
@@ -109,12 +116,12 @@ class Assembly:
             self.transfers.load_feed(feed, words * MASK_WORD_BITS // 8, Space.MASK, address)
         return Region(Space.MASK, address, words, self.config.mask_words)
 
-    def _decided(self, layer: DecideLayer) -> list[Mask]:
+    def _decided(self, layer: MaskLayer) -> list[Mask]:
         """The masks that come from a decision, each after the one that it is made of."""
         own = [mask for mask in self._mask_addresses if mask.tensor == layer.mask_tensor]
         return sorted(own, key=lambda mask: len(mask.steps))
 
-    def _dilations(self, layer: DecideLayer) -> None:
+    def _dilations(self, layer: MaskLayer) -> None:
         for mask in self._decided(layer):
             if mask.steps:
                 self.transfers.instructions.append(self._writer.dilation(
@@ -152,7 +159,7 @@ class Assembly:
             self._store_stripe(layer, stripe)
         for feature_map in inputs:
             self._load_until(feature_map, feature_map.words)
-        if isinstance(layer, DecideLayer):
+        if isinstance(layer, MaskLayer):
             self._dilations(layer)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
@@ -171,10 +178,10 @@ class Assembly:
                                 feature_map.buffer.address + first)
 
     def _add(self, instruction: Instruction, stream: ConvStream | DepthwiseStream | None = None) -> None:
-        """Append a command, with its layer's table: that is loaded once, or with the weights of every command."""
+        """Append a command, with its layer's table: that is loaded once, or with weights that do not stay either."""
         layer = instruction.layer
         if layer is not None and layer.table is not None:
-            if layer not in self._tables or (stream is not None and len(stream.chunks) > 1):
+            if layer not in self._tables or (stream is not None and not stream.keeps):
                 self._tables[layer] = self._load_table(layer, layer.table)
             instruction.set_table(self._tables[layer])
         self.transfers.instructions.append(instruction)
@@ -198,9 +205,17 @@ class Assembly:
             for decided in self._decided(layer):
                 if not decided.steps:
                     self._add(self._writer.decision(layer, stripe, decided, self._load_mask(decided)))
+        elif isinstance(layer, GateLayer):
+            for opened in self._decided(layer):
+                self._add(self._writer.opening(layer, self._load_mask(opened)))
+        elif isinstance(layer, CombineLayer):
+            for combined in self._decided(layer):
+                if not combined.steps:
+                    sources = [self._load_mask(source) for source in (layer.first, layer.second)]
+                    self._add(self._writer.combination(layer, combined, sources, self._load_mask(combined)))
         elif isinstance(layer, CopyLayer):
             for piece in layer.pieces:
-                command = self._writer.copy(layer, stripe, piece)
+                command = self._writer.copy(layer, stripe, piece, mask)
                 if command is not None:
                     self._add(command)
         elif isinstance(layer, MulLayer):
@@ -218,7 +233,7 @@ class Assembly:
         """Output rows of a stripe. Maps on chip are cut only where that does not load the weights again."""
         if layer in self._plan.stripes:
             return self._plan.stripes[layer].rows
-        if stream is not None and len(stream.chunks) > 1:
+        if stream is not None and not stream.keeps:
             return layer.output.height
         return self._rows.get(layer, layer.output.height)
 

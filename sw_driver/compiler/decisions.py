@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from sw_driver.compiler.layers import DecideLayer, FeatureMap, Layer
+from sw_driver.compiler.layers import FeatureMap, Layer, MaskLayer
 
 
 def decisions_first(layers: list[Layer]) -> list[Layer]:
@@ -12,7 +12,7 @@ def decisions_first(layers: list[Layer]) -> list[Layer]:
     makers: dict[FeatureMap, int] = {layer.output: i for i, layer in enumerate(layers)}
     before = [{makers[feature_map] for feature_map in layer.needs if feature_map in makers} for layer in layers]
     urgent: set[int] = set()
-    waiting = [i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)]
+    waiting = [i for i, layer in enumerate(layers) if isinstance(layer, MaskLayer)]
     while waiting:
         i = waiting.pop()
         if i not in urgent:
@@ -37,5 +37,5 @@ def decisions_first(layers: list[Layer]) -> list[Layer]:
 
 
 def decided_at(layers: list[Layer]) -> dict[int, int]:
-    """The position of the layer that decides each mask, by its tensor."""
-    return {layer.mask_tensor: i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)}
+    """The position of the layer that makes each mask, by its tensor."""
+    return {layer.mask_tensor: i for i, layer in enumerate(layers) if isinstance(layer, MaskLayer)}

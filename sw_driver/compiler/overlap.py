@@ -18,7 +18,7 @@ from sim.timeline import Span, timeline
 from sim.tokens import Command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.instructions import Instruction
-from sw_driver.compiler.layers import ConvLayer, DecideLayer, Layer
+from sw_driver.compiler.layers import ConvLayer, Layer, MaskLayer
 from sw_driver.compiler.schedule import dependencies, program_order, set_order, set_tokens
 
 #: Stripes that are tried for every layer.
@@ -50,7 +50,7 @@ def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer],
 
 def _cut(layers: Iterable[Layer], stripes: int) -> Rows:
     return {layer: math.ceil(layer.output.height / stripes) for layer in layers
-            if stripes > 1 and layer.output.height > 1 and not isinstance(layer, DecideLayer)}
+            if stripes > 1 and layer.output.height > 1 and not isinstance(layer, MaskLayer)}
 
 
 def _choices(layers: Sequence[Layer]) -> Iterator[Rows]:

@@ -15,6 +15,7 @@ from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.bounds import layer_bounds
 from sw_driver.compiler.channel_folding import Folding, fold_channels
+from sw_driver.compiler.channel_gates import drop_idle, open_gates
 from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
@@ -109,8 +110,8 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
     layers = fuse_tables(layers, set(wanted), config)
-    layers = decisions_first(layers)
-    layers = gate(layers, set(wanted), branches=branches)
+    layers = decisions_first(open_gates(layers, set(wanted)))
+    layers = drop_idle(gate(layers, set(wanted), branches=branches))
     share_in_place(layers, set(wanted))
     compressed = options.weights == "compressed"
     schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=compressed), layers,

@@ -13,7 +13,7 @@ from hw.contract.layouts import DEPTHWISE_LINE_WORDS
 from sw_driver.compiler.compression import Block, Part
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Placement
-from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer
+from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer, Grain
 from sw_driver.compiler.transfers import Transfers
 from sw_driver.compiler.unrolling import Chunk, choose_chunks, cost
 from sw_driver.compiler.weights import DepthwiseWeights, WeightTiles
@@ -64,13 +64,13 @@ def _mode(blocks: Sequence[Block | None]) -> str:
 
 
 class ConvStream:
-    """The weights of a convolution: loaded once if one command holds them all, otherwise again for every stripe.
+    """The weights of a convolution: loaded once where the rings hold them all, otherwise again for every stripe.
 
     last : no weights come after them.
 
     Members
     -------
-    chunks : the commands that the layer takes. report : what the weights take.
+    chunks : the commands that the layer takes. report : what the weights take. keeps : the rings hold them all.
     """
 
     def __init__(self, transfers: Transfers, layer: ConvLayer, compressed: bool, *, last: bool):
@@ -87,8 +87,13 @@ class ConvStream:
                                          sum(cost(layer, tiles, config, chunk.blocks, chunk.unrolling)
                                              for chunk in self.chunks))
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
-        self._placement: Placement | None = None
+        self._placements: dict[Chunk, Placement] = {}
         parts, blocks = list(self._packed.values()), list(self._blocks.values())
+        self.keeps = len(parts) == 1 or (
+            2 * sum(len(part.tiles) for part in parts) <= config.weight_bytes
+            and 2 * sum(len(part.maps) for part in parts) <= 8 * config.map_entries
+            and 2 * sum(len(part.parameters) for part in parts) <= (
+                config.parameter_entries * config.parameter_entry_bytes))
         raw = layer.taps_channels * layer.output.channels
         rows = sum(tile.rows for part in parts for tile in part.order)
         self.report = WeightReport(
@@ -102,9 +107,9 @@ class ConvStream:
 
     def place(self, chunk: Chunk) -> Placement:
         """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            self._placement = self._load(chunk)
-        return self._placement
+        if chunk not in self._placements or not self.keeps:
+            self._placements[chunk] = self._load(chunk)
+        return self._placements[chunk]
 
     def _load(self, chunk: Chunk) -> Placement:
         packed, block = self._packed[chunk], self._blocks[chunk]
@@ -130,6 +135,9 @@ class DepthwiseStream:
                                 f"{self._weights.block_words * config.weight_word_bytes} bytes, the weight store has "
                                 f"{config.weight_bytes}")
         total = self._weights.output_blocks
+        self.keeps = count == total
+        if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
+            count = 1
         self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
         self._packed = {chunk: self._weights.pack(*chunk) for chunk in self.chunks}
         encoded: list[Block | None] = [None] * len(self.chunks)
@@ -138,7 +146,7 @@ class DepthwiseStream:
             encoded = transfers.compress([self._part(chunk) for chunk in self.chunks],
                                          steps * self._weights.output_blocks, with_maps=False)
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
-        self._placement: Placement | None = None
+        self._placements: dict[int, Placement] = {}
         raw = layer.weights.size
         blocks = list(self._blocks.values())
         stored = [len(weights) for weights, _parameters in self._packed.values()]
@@ -156,13 +164,13 @@ class DepthwiseStream:
 
     def place(self, first: int, count: int) -> Placement:
         """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
+        if first not in self._placements or not self.keeps:
             weights, parameters = self._packed[first, count]
             block = self._blocks[first, count]
             if block is None:
-                self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
-                                            self._transfers.stream(parameters, Space.PARAMETER))
+                self._placements[first] = Placement(self._transfers.stream(weights, Space.WEIGHT),
+                                                    self._transfers.stream(parameters, Space.PARAMETER))
             else:
                 weight, _maps, own = self._transfers.block(block, parameters)
-                self._placement = Placement(weight, own)
-        return self._placement
+                self._placements[first] = Placement(weight, own)
+        return self._placements[first]
