@@ -11,7 +11,7 @@ from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.instructions import InstructionWriter, Region, Stripe, mask_entries
+from sw_driver.compiler.instructions import Instruction, InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
     CombineLayer,
@@ -68,7 +68,9 @@ class Assembly:
         self._rows = rows
         self._planner = FeaturePlanner(layers, config)
         self._plan = self._planner.plan()
-        self._loaded: set[FeatureMap | Mask] = set()
+        self._loaded: set[Mask] = set()
+        self._words_loaded: dict[FeatureMap, int] = {}
+        self._tables: dict[Layer, Region] = {}
         for layer in layers:
             self._layer(layer)
 
@@ -128,12 +130,11 @@ class Assembly:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layer(self, layer: Layer) -> None:
-        for feature_map in layer.maps:
-            if feature_map.loaded and feature_map.buffer not in self._plan.spilled and feature_map not in self._loaded:
-                self._loaded.add(feature_map)
-                window, offset = self.transfers.source(feature_map)
-                self.transfers.load(window, offset, feature_map.words * self.config.lanes, Space.FEATURE,
-                                    feature_map.buffer.address)
+        inputs = [item for item in layer.maps if item.loaded and item.buffer not in self._plan.spilled]
+        read = {operand.map for operand in layer.operands}
+        for feature_map in inputs:
+            if feature_map not in read:
+                self._load_until(feature_map, feature_map.words)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
         stream: ConvStream | DepthwiseStream | None = None
         weighted = [other for other in self.layers if isinstance(other, (ConvLayer, DepthwiseLayer))]
@@ -148,67 +149,81 @@ class Assembly:
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._stripe_rows(layer, stream)
-        keeps = stream is None or stream.keeps
-        table = None if layer.table is None or not keeps else self._load_table(layer, layer.table)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
-            at = len(self.transfers.instructions)
+            for operand in layer.operands:
+                if operand.map in inputs:
+                    self._load_until(operand.map, operand.words(*layer.rows(operand, first, stripe.end),
+                                                                self.config.lanes)[1])
             self._compute(layer, stripe, mask, stream)
-            if table is not None:
-                for instruction in self.transfers.instructions[at:]:
-                    if instruction.layer is layer:
-                        instruction.set_table(table)
             self._store_stripe(layer, stripe)
+        for feature_map in inputs:
+            self._load_until(feature_map, feature_map.words)
         if isinstance(layer, MaskLayer):
             self._dilations(layer)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
 
+    def _load_until(self, feature_map: FeatureMap, word: int) -> None:
+        """Load the words of an input before this one, but for those that are there: a layer's first stripe does not
+        wait for the rows of its last."""
+        unit = self._planner.unit
+        first, end = self._words_loaded.get(feature_map, 0), min(-(-word // unit) * unit, feature_map.words)
+        if first < end:
+            self._words_loaded[feature_map] = end
+            window, offset = self.transfers.source(feature_map)
+            lanes = self.config.lanes
+            self.transfers.load(window, offset + first * lanes, (end - first) * lanes, Space.FEATURE,
+                                feature_map.buffer.address + first)
+
+    def _add(self, instruction: Instruction, stream: ConvStream | DepthwiseStream | None = None) -> None:
+        """Append a command, with its layer's table: that is loaded once, or with the weights of every command."""
+        layer = instruction.layer
+        if layer is not None and layer.table is not None:
+            if layer not in self._tables or (stream is not None and not stream.keeps):
+                self._tables[layer] = self._load_table(layer, layer.table)
+            instruction.set_table(self._tables[layer])
+        self.transfers.instructions.append(instruction)
+
     def _load_table(self, layer: Layer, table: np.ndarray) -> Region:
         if isinstance(layer, ConvLayer):
             return self.transfers.stream(packed_table(table, self.config), Space.PARAMETER)
         return self.transfers.stream(table.tobytes(), Space.WEIGHT)
 
-    def _reload_table(self, layer: Layer, keeps: bool) -> None:
-        """Load the table of the last command, where the weights of others may have taken its place."""
-        if layer.table is not None and not keeps:
-            command = self.transfers.instructions.pop()
-            command.set_table(self._load_table(layer, layer.table))
-            self.transfers.instructions.append(command)
-
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
                  stream: ConvStream | DepthwiseStream | None) -> None:
-        instructions = self.transfers.instructions
         if isinstance(layer, ConvLayer) and isinstance(stream, ConvStream):
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
-                instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
-                self._reload_table(layer, stream.keeps)
+                self._add(self._writer.convolution(layer, stripe, chunk, placement, mask), stream)
         elif isinstance(layer, DepthwiseLayer) and isinstance(stream, DepthwiseStream):
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
-                instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
-                self._reload_table(layer, stream.keeps)
+                self._add(self._writer.depthwise(layer, stripe, first, count, placement, mask), stream)
         elif isinstance(layer, DecideLayer):
-            instructions += [self._writer.decision(layer, stripe, decided, self._load_mask(decided))
-                             for decided in self._decided(layer) if not decided.steps]
+            for decided in self._decided(layer):
+                if not decided.steps:
+                    self._add(self._writer.decision(layer, stripe, decided, self._load_mask(decided)))
         elif isinstance(layer, GateLayer):
-            instructions += [self._writer.opening(layer, self._load_mask(opened)) for opened in self._decided(layer)]
+            for opened in self._decided(layer):
+                self._add(self._writer.opening(layer, self._load_mask(opened)))
         elif isinstance(layer, CombineLayer):
             for combined in self._decided(layer):
                 if not combined.steps:
                     sources = [self._load_mask(source) for source in (layer.first, layer.second)]
-                    instructions.append(self._writer.combination(layer, combined, sources, self._load_mask(combined)))
+                    self._add(self._writer.combination(layer, combined, sources, self._load_mask(combined)))
         elif isinstance(layer, CopyLayer):
-            commands = [self._writer.copy(layer, stripe, piece, mask) for piece in layer.pieces]
-            instructions += [command for command in commands if command is not None]
+            for piece in layer.pieces:
+                command = self._writer.copy(layer, stripe, piece, mask)
+                if command is not None:
+                    self._add(command)
         elif isinstance(layer, MulLayer):
-            instructions.append(self._writer.product(layer, stripe, mask))
+            self._add(self._writer.product(layer, stripe, mask))
         elif isinstance(layer, AddLayer):
-            instructions.append(self._writer.addition(layer, stripe, mask))
+            self._add(self._writer.addition(layer, stripe, mask))
         elif isinstance(layer, PoolLayer):
-            instructions.append(self._writer.pooling(layer, stripe, mask))
+            self._add(self._writer.pooling(layer, stripe, mask))
         else:
             raise TypeError(f"no engine runs {layer}")
 

@@ -52,6 +52,7 @@ def weights_total(reports: Sequence[WeightReport]) -> dict[str, Any]:
 def entropy_bytes(weights: np.ndarray, count: int) -> float:
     """Entropy of order 0 of `count` weights: those of `weights` that are not zero, and zeros."""
     values = np.bincount(weights.reshape(-1).view(np.uint8), minlength=256)
+    count = max(count, int(values[1:].sum()))  # layers that only move data have weights of their own
     values[0] = count - values[1:].sum()
     values = values[values > 0]
     return float(-(values * np.log2(values / count)).sum() / 8)
