@@ -178,7 +178,7 @@ class Assembly:
                                 feature_map.buffer.address + first)
 
     def _add(self, instruction: Instruction, stream: ConvStream | DepthwiseStream | None = None) -> None:
-        """Append a command, with its layer's table: that is loaded once, or with the weights of every command."""
+        """Append a command, with its layer's table: that is loaded once, or with weights that do not stay either."""
         layer = instruction.layer
         if layer is not None and layer.table is not None:
             if layer not in self._tables or (stream is not None and not stream.keeps):
