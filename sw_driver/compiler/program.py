@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hw.contract import commands
@@ -25,16 +26,29 @@ from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large") -> Program:
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *,
+                  also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
-    Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
+    also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
+        bits stay in the mask memory; bring back the map that they are decided on.
+
+    Raises KeyError for a name that no computed tensor has or that several have, ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
     for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
     """
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
+    graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
     return compile_graph(graph, config, name=name)
+
+
+def _computed(graph: Graph, name: str) -> int:
+    """The tensor of this name that an operator computes. Raises KeyError."""
+    found = [index for operator in graph.operators for index in operator.outputs if graph.tensors[index].name == name]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} computed tensors of the model are called {name!r}; one must be")
+    return found[0]
 
 
 def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
