@@ -83,7 +83,8 @@ def shrink(colours: np.ndarray) -> np.ndarray:
 
 def digit(seen: Seen) -> str:
     """What the network says."""
-    probabilities = (next(iter(seen.result.outputs.values()))[0].astype(int) + 128) / 256  # scale 1/256, zero point -128
+    stored = next(iter(seen.result.outputs.values()))[0].astype(int)
+    probabilities = (stored + 128) / 256  # scale 1/256, zero point -128
     found = int(probabilities.argmax())
     return f"a {found}, probability {probabilities[found]:.1%}"
 
@@ -101,7 +102,8 @@ def show(console: Console, path: Path, pixels: np.ndarray, gated: Seen, dense: S
         f"          {gated.mask.mean():.1%} of the pixels looked at\n"
         f"ungated   {digit(dense)}\n"
         f"          {dense.result.cycles:,} cycles, {macs[1]:,} MACs\n\n"
-        f"{dense.result.cycles / gated.result.cycles:.2f} times fewer cycles, {macs[1] / macs[0]:.2f} times fewer MACs\n"
+        f"{dense.result.cycles / gated.result.cycles:.2f} times fewer cycles, "
+        f"{macs[1] / macs[0]:.2f} times fewer MACs\n"
         f"TFLite Micro: {'equal bit for bit' if gated.exact and dense.exact else '[red]DIFFERENT[/]'}\n"
         f"mask: {written}")
     console.print(Columns([half_blocks(shrink(np.repeat(pixels[..., np.newaxis], 3, axis=2))),
@@ -112,7 +114,8 @@ def main() -> int:
     """Run every picture given, or the first ones in the repository. Returns 1 where a result is not exact."""
     parser = argparse.ArgumentParser(description="Find and read a digit in a cluttered scene.")
     parser.add_argument("pictures", nargs="*", type=Path, help="64 x 64 pixels, light ink on dark paper")
-    parser.add_argument("--model", type=Path, default=MODELS / "gated_10.tflite", help="a gated network of models/scenes")
+    parser.add_argument("--model", type=Path, default=MODELS / "gated_10.tflite",
+                        help="a gated network of models/scenes")
     parser.add_argument("--preset", default="large", choices=list(lacuna.PRESETS))
     parser.add_argument("--device", default="rtl", choices=["rtl", "golden"])
     parser.add_argument("--masks", type=Path, default=ROOT / "build" / "demo", metavar="DIR", help="where PNGs go")

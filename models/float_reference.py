@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.layers import INPUT, Layer, Network, padding_of
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 def forward(network: Network, weights: Mapping[str, NDArray[np.float32]], images: Array) -> dict[str, Array]:

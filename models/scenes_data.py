@@ -2,7 +2,8 @@
 Mnih et al., "Recurrent Models of Visual Attention" (2014), with strokes and textured paper besides.
 
 A scene is, in this order: paper of a smooth random texture with fine noise on it; fragments of other digits; thin
-strokes; the digit. Where they meet, the darker ink (the larger value) stays.
+strokes; the digit. Where they meet, the darker ink (the larger value) stays. Of two random places a fragment or a
+stroke takes the one further from the digit, so that clutter seldom makes another digit of it.
 """
 
 from __future__ import annotations
@@ -67,10 +68,11 @@ def make_scenes(digits: Images, labels: Labels, fragments: Images, generator: np
     count = len(digits)
     corners = generator.integers(0, SCENE_SIZE - IMAGE_SIZE + 1, (count, 2))
     images = _paper(count, clutter, generator)
-    for image, digit, (y, x) in zip(images, digits, corners, strict=True):
-        _add_fragments(image, fragments, round(clutter * FRAGMENTS), generator)
-        _add_strokes(image, round(clutter * STROKES), generator)
-        _put(image, digit, y, x)
+    for image, digit, corner in zip(images, digits, corners, strict=True):
+        centre = corner + IMAGE_SIZE / 2
+        _add_fragments(image, centre, fragments, round(clutter * FRAGMENTS), generator)
+        _add_strokes(image, centre, round(clutter * STROKES), generator)
+        _put(image, digit, *corner)
     return Scenes(images, labels, corners)
 
 
@@ -95,20 +97,29 @@ def _put(image: Images, ink: Images, y: int, x: int) -> None:
     np.maximum(place, ink, out=place)
 
 
-def _add_fragments(image: Images, sources: Images, count: int, generator: np.random.Generator) -> None:
+def _places(count: int, room: NDArray[np.floating], centre: NDArray[np.floating],
+            generator: np.random.Generator) -> NDArray[np.float64]:
+    """Random places [count][2], at most `room` ([count][2] or [2]), each the one of two further from `centre`."""
+    pairs = generator.random((2, count, 2)) * room
+    further = np.square(pairs - centre).sum(axis=2).argmax(axis=0)
+    return pairs[further, np.arange(count)]
+
+
+def _add_fragments(image: Images, centre: NDArray[np.floating], sources: Images, count: int,
+                   generator: np.random.Generator) -> None:
     sides = generator.integers(_FRAGMENT_SIDES[0], _FRAGMENT_SIDES[1] + 1, (count, 2))
     chosen = generator.integers(0, len(sources), count)
     # Most of a digit's ink is in the middle 20 x 20 pixels.
     origins = 4 + (generator.random((count, 2)) * (20 - sides + 1)).astype(int)
-    places = (generator.random((count, 2)) * (SCENE_SIZE - sides + 1)).astype(int)
+    places = _places(count, SCENE_SIZE - sides + 1.0, centre - _FRAGMENT_SIDES[1] / 2, generator).astype(int)
     for (height, width), source, (top, left), (y, x) in zip(sides, chosen, origins, places, strict=True):
         _put(image, sources[source, top : top + height, left : left + width], y, x)
 
 
-def _add_strokes(image: Images, count: int, generator: np.random.Generator) -> None:
+def _add_strokes(image: Images, centre: NDArray[np.floating], count: int, generator: np.random.Generator) -> None:
     """Straight lines with soft edges, about three pixels wide."""
     rows, columns = np.ogrid[:SCENE_SIZE, :SCENE_SIZE]
-    starts = generator.random((count, 2)) * SCENE_SIZE
+    starts = _places(count, np.full(2, float(SCENE_SIZE)), centre, generator)
     lengths = generator.uniform(*_STROKE_LENGTHS, count)
     angles = generator.random(count) * 2 * np.pi
     inks = generator.uniform(150, 255, count)

@@ -34,9 +34,9 @@ from models.train_digits import augment
 
 SEED = 11
 BATCH = 64
-CROP_EPOCHS, CROP_RATE = 50, 0.1
+CROP_EPOCHS, CROP_RATE = 36, 0.1
 EPOCHS, LEARNING_RATE = 10, 0.05
-TUNING, TUNING_RATE = 8, 0.01
+TUNING, TUNING_RATE = 5, 0.01
 WEIGHT_DECAY = 5e-4
 
 #: Side of the crops that networks learn digits on before they learn to find them, and the share of these epochs
@@ -165,18 +165,18 @@ def main() -> None:
         base = torch.load(arguments.base)
     for name in arguments.names or NETWORKS:
         if name.startswith("static"):
+            print(f"{name}:", flush=True)
             network = pretrained(name, training)
         else:
             if base is None:
-                print(f"{_BASE}:")
+                print(f"{_BASE}:", flush=True)
                 base = pretrained(UNGATED, training).state_dict()
                 if arguments.base is not None:
                     torch.save(base, arguments.base)
             if name == _BASE:
                 continue
-            network = None
-        print(f"{name}: {NETWORKS[name].parameters:,} parameters, {NETWORKS[name].macs:,} MACs, dense")
-        network = network or tuned(name, base, training)
+            print(f"{name}:", flush=True)
+            network = tuned(name, base, training)
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, allow_pickle=False,
                             **{key: value.astype(np.float16) for key, value in network.folded().items()})

@@ -33,8 +33,9 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *,
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
 
-    Raises KeyError for a name that no computed tensor has or that several have, ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
-    for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
+    Raises KeyError for a name that no computed tensor has or that several have, ModelError for a bad file,
+    UnsupportedError (a ModelError) with everything that can't run, ConfigError for an unknown preset, and CompileError
+    when the model does not fit, which names what, its size and the limit.
     """
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
