@@ -150,6 +150,17 @@ def _start_decision(network: TorchNetwork, training: Digits, budget: float) -> N
     norm.bias.fill_(-torch.quantile((scores.flatten() - scores.mean()) / scores.std(), 1 - budget).item())
 
 
+def _base_of(kept: Path | None, training: Digits) -> dict[str, Tensor]:
+    """The ungated network after step 1, from the file that keeps it where there is one."""
+    if kept is not None and kept.exists():
+        return torch.load(kept)
+    print(f"{_BASE}:", flush=True)
+    base = pretrained(UNGATED, training).state_dict()
+    if kept is not None:
+        torch.save(base, kept)
+    return base
+
+
 def main() -> None:
     """Train the networks named, or all; write their float weights."""
     parser = argparse.ArgumentParser(prog="python -m models.train_scenes", description="Train the scenes networks.")
@@ -160,23 +171,14 @@ def main() -> None:
     torch.set_num_threads(1)  # sums then have one order: the same weights on every run on this kind of machine
     training, held_out = digits_data.load()
     save_held_out(held_out)
-    base: dict[str, Tensor] | None = None
-    if arguments.base is not None and arguments.base.exists():
-        base = torch.load(arguments.base)
-    for name in arguments.names or NETWORKS:
-        if name.startswith("static"):
-            print(f"{name}:", flush=True)
-            network = pretrained(name, training)
-        else:
-            if base is None:
-                print(f"{_BASE}:", flush=True)
-                base = pretrained(UNGATED, training).state_dict()
-                if arguments.base is not None:
-                    torch.save(base, arguments.base)
-            if name == _BASE:
-                continue
-            print(f"{name}:", flush=True)
-            network = tuned(name, base, training)
+    wanted = arguments.names or list(NETWORKS)
+    from_scratch = [name for name in wanted if name.startswith("static")]
+    base = _base_of(arguments.base, training) if len(from_scratch) < len(wanted) else {}
+    for name in wanted:
+        if name == _BASE:
+            continue
+        print(f"{name}:", flush=True)
+        network = pretrained(name, training) if name in from_scratch else tuned(name, base, training)
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, allow_pickle=False,
                             **{key: value.astype(np.float16) for key, value in network.folded().items()})
