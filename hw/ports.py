@@ -101,15 +101,21 @@ def counters_layout(engine: Engine) -> data.StructLayout:
     return data.StructLayout({name: unsigned(32) for name, _doc in COUNTERS[engine]})
 
 
+#: Commands that an engine has under way at once, at most; one where it is not named.
+UNDER_WAY = {Engine.CONV: 3}
+
+
 class EnginePort(wiring.Signature):
-    """Seen from the engine: one command at a time.
+    """Seen from the engine: commands, completed in order; one at a time, but for those in UNDER_WAY.
 
     Members
     -------
     command : the sequencer offers a command when its tokens are there. Its payload is stable from `valid`
         on; the engine works on it and answers `ready` for one cycle when the command is complete, that is
-        when its last write has been accepted by the memory.
-    counters : the command's counters, right in the cycle of `ready`.
+        when its last write has been accepted by the memory. An engine of UNDER_WAY answers `ready` when it has
+        no more need of the payload, and `complete` for one cycle when the oldest command is complete, which
+        it does while `may_complete` is high.
+    counters : the command's counters, right in the cycle of `ready`; of UNDER_WAY: `complete`.
     error : something went wrong; the sequencer then stops everything.
     """
 
@@ -118,4 +124,5 @@ class EnginePort(wiring.Signature):
             "command": In(stream.Signature(unsigned(COMMAND_BYTES * 8))),
             "counters": Out(counters_layout(engine)),
             "error": Out(ERROR_LAYOUT),
+            **({"complete": Out(1), "may_complete": In(1)} if engine in UNDER_WAY else {}),
         })

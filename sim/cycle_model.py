@@ -36,6 +36,7 @@ class Costs:
     fetch_latency: int = 7  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
     conv_end: int = 16  #: the last accumulators taken until the last word is written
+    conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 33  #: a vector command, but the steps of its words
     depthwise: int = 45  #: a DEPTHWISE command, but its steps
@@ -216,6 +217,18 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
             per_tile = max(words * lanes * survive + spread, words, 1, load, fetch)
             total += count * max(kernel_tiles * per_tile, drain, wave)
     return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
+
+
+def overlap(values: Mapping[str, int], config: Config) -> tuple[int, int]:
+    """Cycles of a CONV command that the commands beside it can hide: setup and walk of its first wave, in which the
+    one before still computes, and the drain of its last wave, in which the next one computes already."""
+    pixels = values["output_rows"] * values["output_width"]
+    pixel_groups = config.rows >> values["unrolling"]
+    wave_pixels = pixel_groups * config.pixels_per_row
+    last = (pixels - 1) % wave_pixels + 1
+    blocks = (values["output_blocks"] - 1) % (1 << values["unrolling"]) + 1
+    return (COSTS.conv_start + min(pixels, wave_pixels),
+            COSTS.drain_latency + _drain_cycles(last, blocks, pixel_groups, config) + COSTS.conv_end - COSTS.conv_leave)
 
 
 #: Commands that read two words at once.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from hw.contract.commands import COMMAND_BYTES, Engine, Opcode
 from hw.contract.config import Config
-from sim.cycle_model import COSTS
-from sim.tokens import Command, predecessors
+from sim.cycle_model import COSTS, overlap
+from sim.tokens import Command, overlaps, predecessors
 
 #: Beats of a command in external memory.
 COMMAND_BEATS = COMMAND_BYTES // 8
@@ -19,10 +19,16 @@ COMMAND_BEATS = COMMAND_BYTES // 8
 
 @dataclasses.dataclass
 class Span:
-    """When an engine worked on a command, in cycles since the doorbell."""
+    """When an engine worked on a command, in cycles since the doorbell.
+
+    left : when the engine can take its next command; the conv engine before the end (see `hw.conv_engine.engine`).
+    computed : when the next command can compute.
+    """
 
     start: int
     end: int
+    left: int = 0
+    computed: int = 0
 
 
 def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config) -> tuple[list[Span], int]:
@@ -66,6 +72,7 @@ class _Timeline:
             # A long LOAD: from now on its bursts and the fetch's alternate.
             first, pace = request + COSTS.read_latency + ordered, 2
             self.loading.end += beats
+            self.loading.left += beats
         self.arrived += [first + pace * COMMAND_BEATS * k for k in range(count)]
         self.bus_free = max(self.bus_free, first) + beats
 
@@ -109,12 +116,32 @@ class _Timeline:
         if i + 1 >= len(self.dispatched):
             return None
         start = self.dispatched[i + 1] + COSTS.dispatch
-        for j in [*self.before[i], *queue[max(0, self.started[engine] - 1) : self.started[engine]]]:
+        for j in self.before[i]:
             span = self.spans[j]
             if span is None:
                 return None
             start = max(start, span.end + COSTS.restart)
-        return start
+        last = self._last(engine)
+        return start if last is None else max(start, last.left + COSTS.restart)
+
+    def _last(self, engine: Engine) -> Span | None:
+        """The span of the engine's last command that has started."""
+        return self.spans[self.on_engine[engine][self.started[engine] - 1]] if self.started[engine] else None
+
+    def _span(self, i: int, start: int) -> Span:
+        """A command that takes its tokens at `start`."""
+        command, last = self.commands[i], self._last(self.commands[i].engine)
+        if command.engine is not Engine.CONV:
+            return Span(start, start + self.cycles[i], start + self.cycles[i])
+        head, tail = overlap(command.values, self.config)
+        head = min(head, self.cycles[i])
+        tail = min(tail, self.cycles[i] - head)
+        computing = start + head
+        if last is not None:
+            computing = max(computing, last.computed if overlaps(command) else last.end)
+        computed = computing + self.cycles[i] - head - tail
+        end = max(computed, 0 if last is None else last.end) + tail
+        return Span(start, end, computing, computed)
 
     def advance(self) -> bool:
         """Let the next event happen; False: the program is over."""
@@ -128,11 +155,11 @@ class _Timeline:
             return False
         start, engine = min(starts)
         i = self.on_engine[engine][self.started[engine]]
+        span = self.spans[i] = self._span(i, start)
         self.started[engine] += 1
-        span = self.spans[i] = Span(start, start + self.cycles[i])
         if self.commands[i].opcode is Opcode.LOAD:
             beats = self.commands[i].values["length"] // 8
-            span.end = max(span.end, self.bus_free + beats + COSTS.load_end)
+            span.end = span.left = max(span.end, self.bus_free + beats + COSTS.load_end)
             self.bus_free = span.end - COSTS.load_end
             self.loading = span
         return True

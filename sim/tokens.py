@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from hw.contract.commands import COMMAND_BYTES, ENGINE_OF, MAGIC, CommandError, Engine, Opcode, decode
+from hw.contract.commands import COMMAND_BYTES, ENGINE_OF, MAGIC, CommandError, Engine, Flag, Opcode, decode
 
 #: The field that counts the tokens taken from each engine.
 WAIT_FIELD = {engine: f"wait_{engine.name.lower()}" for engine in Engine}
@@ -68,6 +68,11 @@ def read_program(image: bytes, offset: int = 0) -> list[Command]:
     raise ProgramError(f"The program at byte {offset} of the image has no END")
 
 
+def overlaps(command: Command) -> bool:
+    """Whether the command may work before the one in front of it on its engine is complete."""
+    return command.engine is Engine.CONV and not command.values["flags"] & Flag.ORDERED
+
+
 def predecessors(commands: Sequence[Command]) -> list[list[int]]:
     """For each command, the positions in `commands` of those whose completion its tokens wait for.
 
@@ -99,20 +104,24 @@ def predecessors(commands: Sequence[Command]) -> list[list[int]]:
 def clocks(commands: Sequence[Command]) -> list[dict[Engine, int]]:
     """For each command, per engine, the last position in `commands` known complete when it starts; -1: none.
 
-    These are vector clocks (Fidge, Mattern 1988) over the engines' own order and the tokens.
+    These are vector clocks (Fidge, Mattern 1988) over the engines' own order and the tokens. A convolution starts
+    here when it fetches its first activation: the one before it may then be on its way to memory, unless it is
+    ORDERED; the one before that is complete.
     """
     before = predecessors(commands)
     result: list[dict[Engine, int]] = []
-    last_on: dict[Engine, int] = {}
+    on_engine: dict[Engine, list[int]] = {engine: [] for engine in Engine}
     for i, command in enumerate(commands):
         clock = dict.fromkeys(Engine, -1)
-        own = [last_on[command.engine]] if command.engine in last_on else []
-        for j in before[i] + own:
+        own = on_engine[command.engine]
+        complete = own[:-1] if overlaps(command) else own
+        for j in before[i] + own[-1:]:
             for engine in Engine:
                 clock[engine] = max(clock[engine], result[j][engine])
+        for j in before[i] + complete[-1:]:
             clock[commands[j].engine] = max(clock[commands[j].engine], j)
         result.append(clock)
-        last_on[command.engine] = i
+        own.append(i)
     return result
 
 

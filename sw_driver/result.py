@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hw.contract.commands import COUNTERS, ENGINE_OF, Engine, Opcode
 from hw.contract.config import Config
 from hw.contract.image import Layer, Program
 from hw.contract.layouts import DEPTHWISE_TAPS
@@ -19,8 +20,8 @@ class LayerResult:
     Parameters
     ----------
     name, op, shape, engine : as in `Program.layers`.
-    cycles : while an engine worked on the layer, all its commands together. start, end : of the first and the
-        last of them, in cycles since the doorbell.
+    cycles : while an engine worked on the layer and on none before it, all its commands together. start, end : of
+        the first and the last of them, in cycles since the doorbell.
     macs : multiply-accumulates of the layer, padding included. Each of them was issued, or skipped for one reason:
         macs = macs_issued + skipped_activation + skipped_weight + gated.
     macs_issued : multiplied. skipped_weight : a row of zero weights met an activation that is not zero.
@@ -45,6 +46,44 @@ class LayerResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class TimelineSpan:
+    """One command on its engine.
+
+    Parameters
+    ----------
+    command : its index in the program. opcode, engine : names in lower case.
+    start, end : cycles since the doorbell: the engine was given it, its last write was done.
+    cycles : from the later of its start and the end of the command before it on this engine, to its end: commands of
+        the conv engine overlap, so that these add up to the cycles in which the engine was busy.
+    stalls : cycles by cause; of the conv engine, row-cycles.
+    """
+
+    command: int
+    opcode: str
+    engine: str
+    start: int
+    end: int
+    cycles: int
+    stalls: dict[str, int]
+
+
+def timeline(records: Sequence[Mapping[str, int]]) -> list[TimelineSpan]:
+    """The spans of a run's records, in order of completion."""
+    ended = dict.fromkeys(Engine, 0)
+    spans = []
+    for record in records:
+        opcode = Opcode(record["opcode"])
+        engine = ENGINE_OF[opcode]
+        spans.append(TimelineSpan(
+            record["command"], opcode.name.lower(), engine.name.lower(), record["start"], record["end"],
+            record["end"] - max(record["start"], ended[engine]),
+            {name.removeprefix("stalled_"): record[name] for name, _doc in COUNTERS[engine]
+             if name.startswith("stalled")}))
+        ended[engine] = record["end"]
+    return spans
+
+
+@dataclasses.dataclass(frozen=True)
 class RunResult:
     """A run.
 
@@ -53,6 +92,7 @@ class RunResult:
     outputs : int8 arrays by name of the graph output, in the model's shapes.
     cycles : from doorbell to interrupt. wall_s : seconds that the host waited for it.
     layers : in order of execution. records : one dictionary per command, in order of completion (`commands`).
+    timeline : the same as spans, see `TimelineSpan`.
     """
 
     outputs: dict[str, np.ndarray]
@@ -60,6 +100,11 @@ class RunResult:
     wall_s: float
     layers: list[LayerResult]
     records: list[dict[str, int]]
+
+    @property
+    def timeline(self) -> list[TimelineSpan]:
+        """When each engine worked on which command, in order of completion."""
+        return timeline(self.records)
 
     @property
     def output(self) -> np.ndarray:
@@ -72,12 +117,14 @@ class RunResult:
 def layer_results(program: Program, records: Sequence[Mapping[str, int]], config: Config) -> list[LayerResult]:
     """The counters of every layer from the records of a run. Raises KeyError when a record is missing."""
     by_command = {record["command"]: record for record in records}
-    return [_layer_result(layer, by_command, config) for layer in program.layers]
+    cycles = {span.command: span.cycles for span in timeline(records)}
+    return [_layer_result(layer, by_command, cycles, config) for layer in program.layers]
 
 
-def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], config: Config) -> LayerResult:
+def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], own_cycles: Mapping[int, int],
+                  config: Config) -> LayerResult:
     own = [records[command.index] for command in layer.commands]
-    cycles = sum(record["end"] - record["start"] for record in own)
+    cycles = sum(own_cycles[command.index] for command in layer.commands)
     issued = skipped_weight = gated = 0
     if layer.engine == "conv":
         for command, record in zip(layer.commands, own, strict=True):

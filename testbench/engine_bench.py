@@ -108,6 +108,10 @@ class EngineBench:
         streams = (*(read.stream for read in self._reads), *(stream for stream, _bits, _entries in self._writes))
         self._streams = dict(zip(names, streams, strict=True))
         self._prompt = prompt
+        overlaps = hasattr(dut, "engine_complete")
+        self._complete = dut.engine_complete if overlaps else dut.engine_command_ready
+        if overlaps:
+            dut.engine_may_complete.value = 1
         self._private = [(getattr(dut, f"{port}_address"), getattr(dut, f"{port}_data"), memory.entries[space])
                          for port, space in private.items()]
 
@@ -142,7 +146,9 @@ class EngineBench:
         dut.engine_command_valid.value = 1
         for _cycle in range(LIMIT):
             await RisingEdge(dut.clk)
-            complete = dut.engine_command_ready.value == 1
+            complete = self._complete.value == 1
+            if dut.engine_command_ready.value == 1:
+                dut.engine_command_valid.value = 0
             error = int(dut.engine_error.value)
             self._edge()
             if complete or error & 1:
@@ -150,7 +156,6 @@ class EngineBench:
         else:
             raise AssertionError(f"{opcode.name} has not ended after {LIMIT} cycles: {values}")
         words = int(dut.engine_counters.value)
-        dut.engine_command_valid.value = 0
         for _ in range(int(self._rng.integers(1, 4))):
             await RisingEdge(dut.clk)
             self._edge()

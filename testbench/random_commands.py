@@ -5,12 +5,15 @@ Inputs lie in the lower half of the feature memory, outputs in its third quarter
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from hw.contract import layouts
 from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_TAPS
+from sim.golden.addressing import all_pixels, input_words, output_words
 from sim.golden.memory import OnChip
 
 
@@ -86,6 +89,15 @@ def random_convolution(rng: np.random.Generator, config: Config, zero_point: int
     if zero_point is not None:
         values["input_zero_point"] = zero_point
     return values
+
+
+def order(convolutions: list[dict[str, int]], config: Config, rng: np.random.Generator) -> None:
+    """Set ORDERED where a convolution reads what the one before it writes, and here and there elsewhere."""
+    for before, values in itertools.pairwise(convolutions):
+        written = output_words(before, *all_pixels(before), config.feature_words)
+        read = input_words(values, values["input_blocks"], config.feature_words, config.lanes)
+        if np.intersect1d(written, read).size or rng.random() < 0.2:
+            values["flags"] |= Flag.ORDERED
 
 
 def _addition(rng: np.random.Generator) -> dict[str, int]:

@@ -79,6 +79,7 @@ class Flag(enum.IntFlag):
     PACKED = 2  #: the input is in the packed layout (CONV)
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
     TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (vector commands)
+    ORDERED = 16  #: no activation is fetched before the command in front of it on this engine is complete (CONV)
 
 
 class Space(enum.IntEnum):

@@ -28,14 +28,14 @@ class ActivationFetch(wiring.Component):
 
     Members
     -------
-    start : pulse; the values below are stable from then on.
     packed, kernel_height, kernel_width, input_blocks, last_lanes, input_height, input_width, dilation_y,
-        dilation_x, zero_point, unrolling : from the command.
+        dilation_x, zero_point, unrolling : from the command, stable while not idle.
     step_y, step_x, step_block : input address from a kernel row, column, input block to the next.
     table : the walker's writes to the input table.
     wave : one item per wave, taken when all its words are under way; the table slot is then free.
     ports : the feature memory.
     word_valid, word : for each row. word_taken : for each row, a word left its FIFO.
+    idle : between waves; no word is on its way to a row, or in its FIFO.
     """
 
     def __init__(self, config: Config):
@@ -44,7 +44,6 @@ class ActivationFetch(wiring.Component):
         index = (config.wave_pixels - 1).bit_length()
         ports = {f"port_{i}": Out(ByteReadPort(config)) for i in range(config.fetch_ports)}
         super().__init__({
-            "start": In(1),
             "packed": In(1),
             "kernel_height": In(8),
             "kernel_width": In(8),
@@ -68,6 +67,7 @@ class ActivationFetch(wiring.Component):
             "word_valid": Out(config.rows),
             "word": Out(ActivationWord(config)).array(config.rows),
             "word_taken": In(config.rows),
+            "idle": Out(1),
         })
 
     def elaborate(self, platform):
@@ -236,10 +236,15 @@ class ActivationFetch(wiring.Component):
             for stage in range(1, BYTE_READ_LATENCY):
                 m.d.sync += [tags[stage].eq(tags[stage - 1]), flying[stage].eq(flying[stage - 1])]
             arrivals.append((port, tags[-1], flying[-1]))
+        credits_back = Signal(rows)
+        m.d.comb += self.idle.eq(
+            credits_back.all()
+            & ~(self.wave.valid | busy_1 | Cat(waiting for _port, waiting, *_rest in requests).any()))
         for row in range(rows):
             credit = Signal(range(config.activation_fifo + 1), init=config.activation_fifo, name=f"credit_{row}")
             sent = Signal(name=f"sent_{row}")
-            m.d.comb += [sent.eq(Cat(sent_now[row]).any()), room[row].eq(credit != 0)]
+            m.d.comb += [sent.eq(Cat(sent_now[row]).any()), room[row].eq(credit != 0),
+                         credits_back[row].eq(credit == config.activation_fifo)]
             m.d.sync += credit.eq(credit + self.word_taken[row] - sent)
 
         # ---- arrival: which channels are not the zero point, and exist ------------------------------------

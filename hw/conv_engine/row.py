@@ -100,6 +100,7 @@ class Row(wiring.Component):
     zero_point : of the input.
     drained_valid : the oldest finished bank is ready to drain. drained : Q of its accumulators, group
         drain_group of pixel drain_pixel (combinational). drain_release : drained, the bank is free again.
+    idle : no word is in the row. zero_point must be stable while not idle, and while words come.
     issued, issued_last, skipped, skipped_last, stalled_* : counter increments of this cycle.
     """
 
@@ -119,6 +120,7 @@ class Row(wiring.Component):
             "drain_group": In(range(lanes // config.requantise_lanes)),
             "drained": Out(32 * config.requantise_lanes),
             "drain_release": In(1),
+            "idle": Out(1),
             "issued": Out(1),
             "issued_last": Out(1),
             "skipped": Out(range(lanes + 1)),
@@ -329,6 +331,8 @@ class Row(wiring.Component):
             drained.append(drain_read.data)
         with m.If(accumulate_stage.valid):
             m.d.sync += fresh.bit_select(entry, 1).eq(0)
+        m.d.comb += self.idle.eq(~(fifo.r_rdy | busy | weight_stage.valid | weight_stage.wave_last
+                                   | multiply_stage.valid | multiply_stage.wave_last))
         with m.If(accumulate_stage.wave_last):
             m.d.sync += done.bit_select(accumulate_stage.bank, 1).eq(1)
 

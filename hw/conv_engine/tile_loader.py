@@ -28,6 +28,7 @@ class TileLoader(wiring.Component):
     rows_free : for each row, whether it has a free tile slot not yet promised.
     tile_valid : for each row; tile : the broadcast.
     released : for each row, a slot became free.
+    idle : between waves, and all tiles have left.
     """
 
     def __init__(self, config: Config):
@@ -45,6 +46,7 @@ class TileLoader(wiring.Component):
             "tile_valid": Out(rows),
             "tile": Out(TileWord(config)),
             "released": In(rows),
+            "idle": Out(1),
         })
 
     def elaborate(self, platform):
@@ -165,7 +167,11 @@ class TileLoader(wiring.Component):
         sent = Signal(TileWord(config))
         sent_rows = Signal(rows)
         m.d.sync += [sent.eq(send), sent_rows.eq(send_rows), sent.data.eq(self.weights.data)]
-        m.d.comb += [self.tile.eq(sent), self.tile_valid.eq(sent_rows)]
+        m.d.comb += [
+            self.tile.eq(sent),
+            self.tile_valid.eq(sent_rows),
+            self.idle.eq(~(self.wave.valid | read_1.valid | (ahead.level != 0) | send_rows.any() | sent_rows.any())),
+        ]
         return m
 
 

@@ -37,13 +37,14 @@ class RecordWriter(wiring.Component):
 
     A command of an engine must not complete while the record before it waits in here, so it must not start
     before `accepting` is high; it is from the moment that the waiting record begins to leave, which takes
-    QUEUED_BEATS cycles. No command completes as quickly as that.
+    QUEUED_BEATS cycles. No command completes as quickly as that, unless it overlaps with the one before it: such a
+    command must not complete before `free` is high.
 
     Members
     -------
     complete : per engine, the cycle in which its command completes; `command` and `counters_<engine>` are taken
         then, with `cycles` as its end.
-    accepting : per engine, its next command may start.
+    accepting : per engine, its next command may start. free : per engine, no record of it waits.
     bus : the write client.
     written : a record is in memory, for one cycle.
     idle : all records are in memory.
@@ -58,6 +59,7 @@ class RecordWriter(wiring.Component):
             **{f"counters_{engine.name.lower()}": In(counters_layout(engine)) for engine in Engine},
             "cycles": In(32),
             "accepting": Out(len(Engine)),
+            "free": Out(len(Engine)),
             "bus": Out(WriteClient(config)),
             "written": Out(1),
             "idle": Out(1),
@@ -96,7 +98,7 @@ class RecordWriter(wiring.Component):
                 if other != e:
                     with m.If(self.complete[e]):
                         m.d.sync += [older[other, e].eq(waiting[other]), older[e, other].eq(0)]
-            m.d.comb += self.accepting[e].eq(~waiting[e] | mine)
+            m.d.comb += [self.accepting[e].eq(~waiting[e] | mine), self.free[e].eq(~waiting[e])]
             heads.append(record[:64])
 
         # ---- the oldest moves into the queue, a beat per cycle --------------------------------------------------

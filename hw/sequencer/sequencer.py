@@ -10,14 +10,15 @@ from hw.bus.transfer import ReadClient, WriteClient
 from hw.contract.commands import Engine
 from hw.contract.config import Config
 from hw.contract.registers import Error
-from hw.ports import EnginePort
+from hw.ports import UNDER_WAY, EnginePort
 from hw.register_block import ControlPort
-from hw.sequencer.command_format import HEADER_LAYOUT
+from hw.sequencer.command_format import HEADER_LAYOUT, INDEX_BITS
 from hw.sequencer.command_queues import CommandQueues, queued_layout
 from hw.sequencer.dispatcher import Dispatcher
 from hw.sequencer.program_fetch import ProgramFetch
 from hw.sequencer.records import RecordWriter
 from hw.sequencer.tokens import TokenCounters
+from hw.sequencer.under_way import UnderWay
 from hw.sequencer.watchdog import Watchdog
 
 
@@ -85,34 +86,50 @@ class Sequencer(wiring.Component):
         wiring.connect(m, records.bus, wiring.flipped(self.record))
         m.d.comb += records.cycles.eq(control.cycles)
         running, complete, start = Signal(len(Engine)), Signal(len(Engine)), Signal(len(Engine))
+        under_way = Signal(len(Engine))  # per engine: it has not completed all its commands
+        completed_index = Signal(data.ArrayLayout(INDEX_BITS, len(Engine)))  # of the last command complete
         commands = []
         for e in Engine:
             name = e.name.lower()
             port, front = getattr(self, name), getattr(queues, name)
             command = Signal(queued_layout(e), name=f"{name}_command")
-            started = Signal(32, name=f"{name}_started")
-            header = data.View(HEADER_LAYOUT, command.command[: HEADER_LAYOUT.size])
             next_header = data.View(HEADER_LAYOUT, front.payload.command[: HEADER_LAYOUT.size])
             commands.append(command)
+            queue = UnderWay(UNDER_WAY.get(e, 1))
+            m.submodules[f"{name}_under_way"] = clean(queue)
+            overlaps = e in UNDER_WAY
+            # Its records must not pile up: where commands overlap they complete later, others start later.
+            may_start = queue.i.ready if overlaps else records.accepting[e]
             m.d.comb += [
                 port.command.valid.eq(running[e]),
                 port.command.payload.eq(command.command),
-                complete[e].eq(running[e] & port.command.ready),
-                start[e].eq(front.valid & tokens.enough[e] & records.accepting[e] & ~running[e] & run),
+                complete[e].eq(port.complete if overlaps else running[e] & port.command.ready),
+                start[e].eq(front.valid & tokens.enough[e] & ~running[e] & run & may_start),
                 front.ready.eq(start[e]),
-                tokens.signals[e].eq(header.signal),
+                queue.i.valid.eq(start[e]),
+                queue.i.payload.index.eq(front.payload.index),
+                queue.i.payload.opcode.eq(next_header.opcode),
+                queue.i.payload.signal.eq(next_header.signal),
+                queue.i.payload.start.eq(control.cycles + 1),
+                queue.o.ready.eq(complete[e]),
+                under_way[e].eq(queue.o.valid),
+                tokens.signals[e].eq(queue.o.payload.signal),
                 *(tokens.waits[e][p].eq(getattr(next_header, f"wait_{p.name.lower()}")) for p in Engine),
-                records.command[e].index.eq(command.index),
-                records.command[e].opcode.eq(header.opcode),
-                records.command[e].start.eq(started),
+                records.command[e].index.eq(queue.o.payload.index),
+                records.command[e].opcode.eq(queue.o.payload.opcode),
+                records.command[e].start.eq(queue.o.payload.start),
                 getattr(records, f"counters_{name}").eq(port.counters),
-                watchdog.candidates[e].valid.eq(running[e] | front.valid),
-                watchdog.candidates[e].index.eq(Mux(running[e], command.index, front.payload.index)),
-                control.running[e].eq(Mux(running[e], command.index, Const(0xFFFF_FFFF, 32))),
+                watchdog.candidates[e].valid.eq(under_way[e] | front.valid),
+                watchdog.candidates[e].index.eq(Mux(under_way[e], queue.o.payload.index, front.payload.index)),
+                control.running[e].eq(Mux(under_way[e], queue.o.payload.index, Const(0xFFFF_FFFF, 32))),
             ]
+            if overlaps:
+                m.d.comb += port.may_complete.eq(records.free[e])
+            with m.If(complete[e]):
+                m.d.sync += completed_index[e].eq(queue.o.payload.index)
             with m.If(start[e]):
-                m.d.sync += [running[e].eq(1), command.eq(front.payload), started.eq(control.cycles + 1)]
-            with m.If(complete[e] | self.engine_reset):
+                m.d.sync += [running[e].eq(1), command.eq(front.payload)]
+            with m.If((running[e] & port.command.ready) | self.engine_reset):
                 m.d.sync += running[e].eq(0)
         m.d.comb += [
             tokens.complete.eq(complete),
@@ -141,7 +158,7 @@ class Sequencer(wiring.Component):
             (records.bus.error.valid, records.bus.error.code, records.failed_command, records.bus.error.address),
             *((getattr(self, e.name.lower()).error.valid, getattr(self, e.name.lower()).error.code,
                commands[e].index, getattr(self, e.name.lower()).error.address) for e in Engine),
-            *((tokens.overflow[e], Error.TOKEN_OVERFLOW, commands[e].index, 0) for e in Engine),
+            *((tokens.overflow[e], Error.TOKEN_OVERFLOW, completed_index[e], 0) for e in Engine),
             (watchdog.expired, Error.WATCHDOG, watchdog.oldest, 0),
         ]
         with m.If(clear):
@@ -163,7 +180,7 @@ class Sequencer(wiring.Component):
 
         # ---- start, end, reset ----------------------------------------------------------------------------------
         ended = Signal()
-        m.d.sync += ended.eq(run & dispatcher.ended & queues.empty & ~running.any() & records.idle)
+        m.d.sync += ended.eq(run & dispatcher.ended & queues.empty & ~under_way.any() & records.idle)
         status = control.status
         waiting = Signal()  # for the bus
         changing = Signal()  # from one kind of waiting to the next

@@ -30,12 +30,17 @@ class HazardError(ProgramError):
 
 @dataclasses.dataclass
 class _Accesses:
-    """Entries read and written on chip, per memory, and in windows: (window, first byte, end)."""
+    """Entries read and written on chip, per memory, and in windows: (window, first byte, end).
+
+    fetched : feature memory words that a convolution reads as input. While the one before it on its engine is being
+        drained it reads nothing else there, and writes nothing.
+    """
 
     reads: dict[Space, Indices] = dataclasses.field(default_factory=dict)
     writes: dict[Space, Indices] = dataclasses.field(default_factory=dict)
     window_read: tuple[int, int, int] | None = None
     window_write: tuple[int, int, int] | None = None
+    fetched: Indices | None = None
 
 
 def _ring(first: int, count: int, size: int) -> Indices:
@@ -97,7 +102,8 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
     if "table_base" in values and values["flags"] & Flag.TABLE:
         table = _ring(values["table_base"], TABLE_BYTES // config.weight_word_bytes, config.weight_words)
         reads[Space.WEIGHT] = np.union1d(reads.get(Space.WEIGHT, inputs[:0]), table)
-    return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)})
+    return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)},
+                     fetched=inputs if command.opcode is Opcode.CONV else None)
 
 
 def _mask_making(command: Command, config: Config) -> _Accesses:
@@ -191,6 +197,13 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
                         same = entries[last == last[first]]
                         raise conflict(i, int(last[first]), kind,
                                        f"{space.name.lower()} memory, entries {same.min()} to {same.max()}")
+        if accesses.fetched is not None:
+            last = memory[Space.FEATURE].writes[Engine.CONV][accesses.fetched]
+            late = last > known[i][Engine.CONV]
+            if late.any():
+                words = accesses.fetched[late]
+                raise HazardError(f"{command} may fetch before the write of {commands[int(last[late][0])]} on feature "
+                                  f"memory, entries {words.min()} to {words.max()}, because it is not ORDERED")
         for space, entries in accesses.reads.items():
             memory[space].reads[command.engine][entries] = i
         for space, entries in accesses.writes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
@@ -48,6 +49,7 @@ class Assembly:
     ----------
     graph, config : the model and the device. layers : gated and fused.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
+    rows : output rows of a stripe, for layers that are cut though their maps are on chip.
 
     Members, after construction
     ---------------------------
@@ -57,7 +59,8 @@ class Assembly:
     Raises CapacityError when something does not fit.
     """
 
-    def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]]):
+    def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
+                 rows: Mapping[Layer, int]):
         self.config = config
         self.layers = layers
         self.wanted = wanted
@@ -67,6 +70,7 @@ class Assembly:
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
         self._writer = InstructionWriter(config)
         self._mask_addresses = self._plan_masks()
+        self._rows = rows
         self._planner = FeaturePlanner(layers, config)
         self._plan = self._planner.plan()
         self._loaded: set[FeatureMap | Mask] = set()
@@ -140,7 +144,7 @@ class Assembly:
         last = layer is writers[-1] and layer.output in self.wanted
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
-        rows = self._plan.stripes[layer].rows if layer in self._plan.stripes else layer.output.height
+        rows = self._stripe_rows(layer, stream)
         table = None if layer.table is None else self.transfers.stream(layer.table.tobytes(), Space.WEIGHT)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
@@ -184,6 +188,14 @@ class Assembly:
             raise TypeError(f"no engine runs {layer}")
 
     # ---- stripes ------------------------------------------------------------------------------
+
+    def _stripe_rows(self, layer: Layer, stream: _WeightStream | _DepthwiseStream | None) -> int:
+        """Output rows of a stripe. Maps on chip are cut only where that does not load the weights again."""
+        if layer in self._plan.stripes:
+            return self._plan.stripes[layer].rows
+        if stream is not None and len(stream.chunks) > 1:
+            return layer.output.height
+        return self._rows.get(layer, layer.output.height)
 
     def _stripe(self, layer: Layer, index: int, first: int, end: int) -> Stripe:
         """Load what output rows first .. end - 1 need of spilled maps."""

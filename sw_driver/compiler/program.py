@@ -11,7 +11,6 @@ from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
-from sim.cycle_model import expected_command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
@@ -20,16 +19,17 @@ from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, 
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
-from sw_driver.compiler.schedule import dependencies, program_order, set_tokens
+from sw_driver.compiler.overlap import best_schedule
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large", *,
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, stripes: int | None = None,
                   also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
+    stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
 
@@ -41,7 +41,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *,
     graph = load_graph(model)
     graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name)
+    return compile_graph(graph, config, name=name, stripes=stripes)
 
 
 def _computed(graph: Graph, name: str) -> int:
@@ -52,11 +52,11 @@ def _computed(graph: Graph, name: str) -> int:
     return found[0]
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "") -> Program:
-    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", *, stripes: int | None = None) -> Program:
+    """Compile a graph. `name` is what the program calls the model. Otherwise as `compile_model`."""
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name)
+        return _compile(graph, config, name, stripes)
     except CapacityError as error:
         raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
 
@@ -73,20 +73,20 @@ def _remedy(graph: Graph, config: Config) -> str:
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str) -> Program:
+def _compile(graph: Graph, config: Config, name: str, stripes: int | None = None) -> Program:
     try:
-        return _passes(graph, config, name, branches=True)
+        return _passes(graph, config, name, stripes, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, branches=False)
+            return _passes(graph, config, name, stripes, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Program:
+def _passes(graph: Graph, config: Config, name: str, stripes: int | None, *, branches: bool) -> Program:
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
@@ -97,16 +97,9 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    assembly = Assembly(graph, config, layers, wanted)
-
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config, stripes)
+    assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
-    instructions = transfers.instructions
-    before = dependencies(instructions)
-    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
-    order = program_order(instructions, before, cycles)
-    ordered = [instructions[i] for i in order]
-    position = {i: at for at, i in enumerate(order)}
-    set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
     image = _image(ordered, bytes(transfers.data), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
@@ -117,7 +110,7 @@ def _passes(graph: Graph, config: Config, name: str, *, branches: bool) -> Progr
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=assembly.report,
+        report=assembly.report | {"expected_cycles": schedule.cycles},
     )
 
 

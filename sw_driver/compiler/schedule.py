@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Sequence
 
-from hw.contract.commands import Engine
+from hw.contract.commands import Engine, Flag, Opcode
 from sw_driver.compiler.instructions import Instruction, Memory
 
 #: A command goes into the program when the one so many places before it on its engine is expected to start: far
@@ -73,6 +73,16 @@ def program_order(instructions: Sequence[Instruction], before: Sequence[Sequence
             if not waiting[j]:
                 heapq.heappush(ready, (keys[j], j))
     return order
+
+
+def set_order(instructions: Sequence[Instruction]) -> None:
+    """Set ORDERED where a convolution reads what the one before it on its engine writes; in program order."""
+    convolutions = [instruction for instruction in instructions if instruction.opcode is Opcode.CONV]
+    for before, instruction in itertools.pairwise(convolutions):
+        if any(one.memory == other.memory and a < d and c < b
+               for one in before.writes for other in instruction.reads
+               for a, b in one.intervals() for c, d in other.intervals()):
+            instruction.values["flags"] |= Flag.ORDERED
 
 
 def set_tokens(instructions: Sequence[Instruction], before: Sequence[Sequence[int]]) -> None:

@@ -20,6 +20,9 @@ from sw_driver.compiler.memory import Lifetime, plan
 #: planner does not find a place for them.
 _SHARES = (1.0, 0.85, 0.7, 0.5)
 
+#: What is tried while everything fits: (layers for which maps are kept longer, inputs are loaded at the start).
+_EASIEST_LAST = ((3, True), (2, True), (1, True), (0, True), (0, False))
+
 
 @dataclasses.dataclass
 class StripePlan:
@@ -64,8 +67,8 @@ class FeaturePlanner:
         if not self.layers:
             return FeaturePlan(spilled, {}, 0)
         while True:
-            for early in (True, False):
-                found = self._try(spilled, early)
+            for kept, early in _EASIEST_LAST if not spilled else _EASIEST_LAST[-2:]:
+                found = self._try(spilled, early, kept)
                 if isinstance(found, FeaturePlan):
                     return found
             candidates = [buffer for buffer in self._alive(found) if buffer not in spilled]
@@ -76,10 +79,12 @@ class FeaturePlanner:
     def _alive(self, position: int) -> list[Buffer]:
         return [buffer for buffer, uses in self.uses.items() if min(uses) <= position <= max(uses)]
 
-    def _try(self, spilled: set[Buffer], early: bool) -> FeaturePlan | int:
-        """A plan, or the position of the layer that has too little room. early : inputs are loaded at the start."""
+    def _try(self, spilled: set[Buffer], early: bool, kept: int = 0) -> FeaturePlan | int:
+        """A plan, or the position of the layer that has too little room. early : inputs are loaded at the start.
+        kept : layers after its last use for which a map's room is not used again, so that they need not wait."""
         whole = [
-            Lifetime(buffer, buffer.words, 0 if early and buffer in self.loaded else min(uses), max(uses))
+            Lifetime(buffer, buffer.words, 0 if early and buffer in self.loaded else min(uses),
+                     min(max(uses) + kept, len(self.layers) - 1))
             for buffer, uses in self.uses.items() if buffer not in spilled
         ]
         used = [sum(item.size for item in whole if item.start <= position <= item.end)

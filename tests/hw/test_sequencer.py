@@ -23,6 +23,7 @@ from hw.contract.commands import (
 )
 from hw.contract.config import FORMAT_VERSION, preset
 from hw.contract.registers import REGISTERS, Control, Error, Permission, Status, Window
+from hw.ports import UNDER_WAY
 from hw.sequencer.tokens import TokenCounters
 from testbench.axi_lite_access import read, write
 from testbench.axi_memory_model import AxiMemoryModel
@@ -37,13 +38,15 @@ PART_BYTES = 32768
 MEMORY_BYTES = IMAGE_BYTES + 3 * PART_BYTES
 INPUT_AT, OUTPUT_AT, RECORD_AT = (IMAGE_BYTES + i * PART_BYTES for i in range(3))
 IDLE = 0xFFFF_FFFF
+TAKEN = 5  # cycles until an engine that overlaps commands has no more need of one's payload
 
 
 class Bench:
     """The device, its memory, a driver, and two engines that take as long as a command's first field says."""
 
-    def __init__(self, config=CONFIG, seed=SEED, latency=(20, 20), ready=1.0, valid=1.0):
+    def __init__(self, config=CONFIG, seed=SEED, latency=(20, 20), ready=1.0, valid=1.0, overlap=False):
         self.config = config
+        self.overlap = overlap
         self.dut = ControlTop(config)
         content = bytearray(np.random.default_rng(seed).bytes(MEMORY_BYTES))
         content[RECORD_AT:] = b"\xee" * PART_BYTES
@@ -80,6 +83,8 @@ class Bench:
                 _clk, _rst, valid, payload, reset = await ctx.tick().sample(
                     port.command.valid, port.command.payload, self.dut.engine_reset)
                 ctx.set(port.command.ready, 0)
+                if engine in UNDER_WAY:
+                    ctx.set(port.complete, 0)
                 ctx.set(port.error.valid, 0)
                 if reset:
                     left = None
@@ -101,8 +106,50 @@ class Bench:
                         for name, _doc in COUNTERS[engine]:
                             ctx.set(getattr(port.counters, name), next(self.counters[engine]))
                         ctx.set(port.command.ready, 1)
+                        if engine in UNDER_WAY:
+                            ctx.set(port.complete, 1)
                         self.completed[engine].append(self.memory.cycle)
                         left = "completed"
+        return run
+
+    def overlapping(self):
+        """The conv engine's way: up to UNDER_WAY commands at once, taken after TAKEN cycles, completed in order."""
+        port, engine = self.dut.conv, Engine.CONV
+
+        async def run(ctx):
+            pending = []  # cycles left of each command under way, oldest first
+            shown = 0  # cycles that the command offered has been offered
+            completing = False
+            while True:
+                _clk, _rst, valid, payload, reset, may_complete = await ctx.tick().sample(
+                    port.command.valid, port.command.payload, self.dut.engine_reset, port.may_complete)
+                taken = ctx.get(port.command.ready)
+                ctx.set(port.command.ready, 0)
+                ctx.set(port.complete, 0)
+                if reset:
+                    pending, shown, completing = [], 0, False
+                    continue
+                if completing and may_complete:
+                    pending.pop(0)
+                pending = [max(left - 1, 0) for left in pending]
+                if valid and not taken:
+                    if not shown:
+                        command = decode(payload.to_bytes(COMMAND_BYTES, "little"))
+                        self.started[engine].append((self.memory.cycle, command))
+                        pending.append(command[1]["input_base"])
+                    shown += 1
+                    assert len(pending) <= UNDER_WAY[engine]
+                    if shown >= TAKEN:
+                        ctx.set(port.command.ready, 1)
+                        shown = 0
+                # `complete` answers `may_complete` of the same cycle, which the records in front of it decide.
+                completing = bool(pending) and not pending[0] and not (len(pending) == 1 and shown) \
+                    and bool(ctx.get(port.may_complete))
+                if completing:
+                    for name, _doc in COUNTERS[engine]:
+                        ctx.set(getattr(port.counters, name), next(self.counters[engine]))
+                    ctx.set(port.complete, 1)
+                    self.completed[engine].append(self.memory.cycle)
         return run
 
     async def watch(self, ctx):
@@ -159,7 +206,8 @@ class Bench:
 
     def simulate(self, *processes, background=(), cycles=40_000):
         simulate(self.dut, *processes, cycles=cycles, background=[
-            *background, self.memory.run, self.watch, self.engine(Engine.CONV), self.engine(Engine.VECTOR)])
+            *background, self.memory.run, self.watch, self.engine(Engine.VECTOR),
+            self.overlapping() if self.overlap else self.engine(Engine.CONV)])
 
 
 def conv(duration, **fields):
@@ -292,7 +340,7 @@ def test_random_programs(queue, seed):
     print(f"LACUNA_SEED={SEED}")
     random = np.random.default_rng([SEED, seed])
     config = dataclasses.replace(CONFIG, command_queue=queue)
-    bench = Bench(config, SEED + seed, (1, 40), 0.7, 0.7)
+    bench = Bench(config, SEED + seed, (1, 40), 0.7, 0.7, overlap=True)
     commands = random_program(random, 40)
     bench.program(commands)
 

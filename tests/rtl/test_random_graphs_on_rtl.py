@@ -33,6 +33,9 @@ GRAPHS = {"nano": ["tiny"] * 20, "small": ["tiny"] * 14 + ["small"] * 6}
 #: Share of pixels that decision masks switch on, in turn.
 DENSITIES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 
+#: Stripes that layers are cut into, in turn; None: as the compiler thinks best.
+STRIPES = (None, 2, 3, 5, None, 4, 7)
+
 #: Fields of a record that depend on time.
 TIMED = {"start", "end", "stalled", "stalled_fetch", "stalled_weight", "stalled_drain"}
 
@@ -69,7 +72,7 @@ def draw(rng: np.random.Generator, config: Config, size: str, number: int) -> tu
     while True:
         graph = random_graph(rng, size, runs=2, fits=config, gated=number % 2 == 0, all_outputs=number % 3 == 0)
         try:
-            return graph, compile_model(graph.model, config)
+            return graph, compile_model(graph.model, config, stripes=STRIPES[number % len(STRIPES)])
         except CapacityError:
             continue
 

@@ -25,13 +25,16 @@ ONLY = os.environ.get("LACUNA_GRAPH")
 COUNTS = {"tiny": 50, "small": 10}
 DRAWINGS = 3
 
+#: Stripes that layers are cut into, in turn; None: as the compiler thinks best.
+STRIPES = (None, 2, 3, 7)
+
 RESNET = Path(__file__).parents[3] / "shared" / "models" / "ic"
 
 
 def mismatch(seed: list[int], size: str, preset: str) -> str | None:
     """What is wrong with one random graph on one preset; None: nothing. Raises CapacityError where it does not fit."""
     graph = random_graph(np.random.default_rng(seed), size, runs=2, all_outputs=seed[-1] % 3 == 0)
-    program = compile_model(graph.model, preset)
+    program = compile_model(graph.model, preset, stripes=STRIPES[seed[-1] % len(STRIPES)])
     with open_device("golden", preset) as device:
         for number, inputs in enumerate(graph.inputs):
             result = device.run(program, inputs)

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from hw.contract.commands import Engine, Opcode
+from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import preset
-from sim.cycle_model import COSTS, transfer
+from sim.cycle_model import COSTS, overlap, transfer
 from sim.timeline import COMMAND_BEATS, timeline
 from sim.tokens import Command, TokenError
 
@@ -17,21 +17,33 @@ TO_CONV = {"signal": 1 << Engine.CONV}
 
 
 def commands(*items: tuple[Opcode, dict[str, int]]) -> list[Command]:
-    zero = {"signal": 0, "wait_load": 0, "wait_store": 0, "wait_conv": 0, "wait_vector": 0, "length": 8, "space": 0}
+    zero = {"signal": 0, "wait_load": 0, "wait_store": 0, "wait_conv": 0, "wait_vector": 0, "length": 8, "space": 0,
+            "flags": 0, "output_rows": 8, "output_width": 8, "output_blocks": 1, "unrolling": 0}
     return [Command(i, opcode, zero | values) for i, (opcode, values) in enumerate(items, start=1)]
 
 
 def test_tokens_and_engine_order():
     program = commands((Opcode.LOAD, TO_CONV), (Opcode.CONV, {"wait_load": 1}), (Opcode.LOAD, TO_CONV),
-                       (Opcode.CONV, {"wait_load": 1}), (Opcode.ADD, {}))
+                       (Opcode.CONV, {"wait_load": 1, "flags": Flag.ORDERED}), (Opcode.ADD, {}))
     spans, total = timeline(program, [400, 1000, 200, 500, 50], CONFIG)
     load_1, conv_1, load_2, conv_2, add = spans
-    assert [span.end - span.start for span in spans] == [pytest.approx(400, abs=128), 1000, 200, 500, 50]
+    assert [span.end - span.start for span in spans if span is not conv_2] == [
+        pytest.approx(400, abs=128), 1000, 200, 50]
     assert conv_1.start == load_1.end + COSTS.restart
     assert load_2.start == load_1.end + COSTS.restart  # beside the convolution
-    assert conv_2.start == conv_1.end + COSTS.restart
+    assert load_2.end <= conv_2.start < conv_1.end  # it is set up and walked, then waits for its input
+    head, _tail = overlap(program[3].values, CONFIG)
+    assert conv_2.end == conv_1.end + 500 - head
     assert add.start < load_1.end  # waits for nobody
     assert total == conv_2.end + COSTS.finish
+
+
+def test_convolutions_overlap():
+    program = commands(*[(Opcode.CONV, {})] * 3)
+    (first, second, third), _ = timeline(program, [1000] * 3, CONFIG)
+    head, tail = overlap(program[0].values, CONFIG)
+    assert second.start < first.end and third.start < second.end
+    assert third.end - second.end == second.end - first.end == 1000 - head - tail
 
 
 def test_room_in_an_engine_queue():
