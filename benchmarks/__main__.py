@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks.dynamic import dynamic
 from benchmarks.gating import decision_masks, gated_layers
 from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
+from benchmarks.mlperf_tiny import mlperf_tiny
 from benchmarks.networks import networks, simulation_speed
 from benchmarks.report import write_report
 from benchmarks.shapes import peers
@@ -26,7 +27,7 @@ from sw_driver.opening import open_device
 #: Sections that one device measures, in the order of the page.
 ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
     "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
-    "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers,
+    "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers, "mlperf_tiny": mlperf_tiny,
 }
 SECTIONS = (*ON_A_DEVICE, "networks", "simulation_speed")
 

@@ -63,7 +63,7 @@ class Bench:
     progress: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._model: bytes | Path | None = None
+        self._model: tuple[bytes | Path, bool] | None = None
         self._program: Program | None = None
 
     @property
@@ -71,11 +71,12 @@ class Bench:
         """The device's sizes."""
         return self.device.config
 
-    def run(self, model: bytes | Path, inputs: Mapping[str, np.ndarray], label: str) -> RunResult:
+    def run(self, model: bytes | Path, inputs: Mapping[str, np.ndarray], label: str, *,
+            folding: bool = True) -> RunResult:
         """Compile, unless it is the last model again; run, compare. Raises NotExact."""
         self.progress(label)
-        if self._program is None or self._model != model:
-            self._model, self._program = model, compile_model(model, self.config)
+        if self._program is None or self._model != (model, folding):
+            self._model, self._program = (model, folding), compile_model(model, self.config, folding=folding)
         result = self.device.run(self._program, inputs)
         expected = run_oracle(model, inputs)
         for (name, found), wanted in zip(result.outputs.items(), expected, strict=True):

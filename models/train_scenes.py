@@ -36,7 +36,7 @@ SEED = 11
 BATCH = 64
 CROP_EPOCHS, CROP_RATE = 36, 0.1
 EPOCHS, LEARNING_RATE = 10, 0.05
-TUNING, TUNING_RATE = 5, 0.01
+TUNING, TUNING_RATE = 8, 0.02
 WEIGHT_DECAY = 5e-4
 
 #: Side of the crops that networks learn digits on before they learn to find them, and the share of these epochs
@@ -45,7 +45,10 @@ CROP = 32
 _CLEAN = 0.4
 
 #: Weight of (share of active pixels - budget) squared beside the cross entropy.
-BUDGET_WEIGHT = 20.0
+BUDGET_WEIGHT = 50.0
+
+#: What the budget starts at, and the share of the steps during which it falls to its value.
+_START, _FALL = 0.99, 0.5
 
 #: The ungated network after step 1, where the steps run one by one.
 _BASE = "base"
@@ -83,7 +86,8 @@ def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed:
         crops: bool = False) -> None:
     """SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine.
 
-    With a budget, BUDGET_WEIGHT * (share of active pixels in the batch - budget)^2 is added to the loss.
+    With a budget, BUDGET_WEIGHT * (share of active pixels in the batch - budget)^2 is added to the loss. The budget
+    falls to its value from one that leaves the blocks almost as they are, so that they need not be learnt again.
     """
     per_epoch = len(training) // BATCH
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
@@ -96,7 +100,9 @@ def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed:
         right = (tensors["logits"].argmax(dim=1) == labels).double().mean().item()
         sums += loss.item(), right, tensors[MASK].mean().item() if budget is not None else 1.0
         if budget is not None:
-            loss = loss + BUDGET_WEIGHT * torch.square(tensors[MASK].mean() - budget)
+            left = max(0.0, 1 - step / (_FALL * epochs * per_epoch))
+            allowed = budget + (_START - budget) * left
+            loss = loss + BUDGET_WEIGHT * torch.square(tensors[MASK].mean() - allowed)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -120,14 +126,14 @@ def pretrained(name: str, training: Digits) -> TorchNetwork:
 
 
 def tuned(name: str, base: dict[str, Tensor], training: Digits) -> TorchNetwork:
-    """Step 2 for a gated network, or for the ungated one; batch normalisation stays as it is."""
+    """Step 2 for a gated network, or for the ungated one."""
     torch.manual_seed(SEED + 1)
     network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last)
     network.load_state_dict(base, strict=False)
-    network.eval()
+    network.train()
     budget = budget_of(name)
     if budget is not None:
-        _start_decision(network, training, budget)
+        _start_decision(network, training)
     fit(network, training, TUNING, TUNING_RATE, SEED + 1, budget)
     return network
 
@@ -138,16 +144,13 @@ def budget_of(name: str) -> float | None:
 
 
 @torch.no_grad()
-def _start_decision(network: TorchNetwork, training: Digits, budget: float) -> None:
-    """Normalise the scores, of random weights, so that their mask has the budget's density on one batch."""
+def _start_decision(network: TorchNetwork, training: Digits) -> None:
+    """Shift the scores, of random weights and normalised, so that about the share _START of the pixels is active."""
     images, _labels = next(batches(training, 1, SEED + 2))
+    scores = network.tensors(images)[SCORE].flatten()
     norm = network.normalised[SCORE]
     assert isinstance(norm, nn.BatchNorm2d)
-    context = network.tensors(images)[next(layer.inputs[0] for layer in network.network.layers if layer.name == SCORE)]
-    scores = network.weighted[SCORE](context)
-    norm.running_mean.fill_(scores.mean())
-    norm.running_var.fill_(scores.var())
-    norm.bias.fill_(-torch.quantile((scores.flatten() - scores.mean()) / scores.std(), 1 - budget).item())
+    norm.bias.fill_(-torch.quantile(scores, 1 - _START).item())
 
 
 def _base_of(kept: Path | None, training: Digits) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ class LayerResult:
     name, op, shape, engine : as in `Program.layers`.
     cycles : while an engine worked on the layer and on none before it, all its commands together. start, end : of
         the first and the last of them, in cycles since the doorbell.
-    macs : multiply-accumulates of the layer, padding included. Each of them was issued, or skipped for one reason:
-        macs = macs_issued + skipped_activation + skipped_weight + gated.
+    macs : multiply-accumulates of the layer, padding included, folded channels not. Each of them was issued, or
+        skipped for one reason: macs = macs_issued + skipped_activation + skipped_weight + gated.
     macs_issued : multiplied. skipped_weight : a row of zero weights met an activation that is not zero.
     gated : of a pixel that no mask demands. skipped_activation : the rest, zero activations and padding.
         The vector engine issues all of a depthwise layer's that are not gated.

@@ -51,7 +51,7 @@ def random_convolution(rng: np.random.Generator, config: Config, zero_point: int
     zero_point : of the input; None: random.
     """
     lanes = config.lanes
-    flags = int(rng.choice([0, Flag.GATED, Flag.ADD, Flag.GATED | Flag.ADD]))
+    flags = int(rng.choice([0, Flag.GATED, Flag.ADD, Flag.GATED | Flag.ADD])) | int(rng.choice([0, 0, Flag.TABLE]))
     height, width = int(rng.integers(1, 8)), int(rng.integers(1, 12))
     kernel = [int(rng.integers(1, min(5, 2 + side))) for side in (height, width)]
     stride = [int(rng.integers(1, 4)) for _ in range(2)]
@@ -76,6 +76,7 @@ def random_convolution(rng: np.random.Generator, config: Config, zero_point: int
         "parameter_base": int(rng.integers(0, config.parameter_entries)),
         "input_zero_point": int(rng.integers(-128, 128)), "output_zero_point": int(rng.integers(-128, 128)),
         "output_min": -128, "output_max": 127, "b_base": config.feature_words * 3 // 4, **_addition(rng),
+        "table_base": int(rng.integers(0, config.parameter_entries)),
     }
     if rng.random() < 0.3:
         channels = int(rng.integers(1, 5))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hw.contract.config import Config
+from testbench.planted_channels import PlantedGenerator
 from testbench.random_motifs import GraphGenerator, GraphSize
 
 SIZES = {
@@ -43,7 +44,7 @@ class RandomGraph(NamedTuple):
 def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, runs: int = 1,
                  max_macs: int | None = None, max_weights: int | None = None, fits: Config | None = None,
                  gated: bool | None = None, reshape_channels: bool = False,
-                 all_outputs: bool = False) -> RandomGraph:
+                 all_outputs: bool = False, planted: bool = False) -> RandomGraph:
     """A random graph, determined by the generator's state and the arguments.
 
     Parameters
@@ -57,14 +58,16 @@ def random_graph(rng: np.random.Generator, size: str | GraphSize = "tiny", *, ru
     gated : True: at least one SELECT_V2; False: none; None: either.
     reshape_channels : also RESHAPEs between feature maps that move elements to other channels.
     all_outputs : every tensor that an operator makes is a graph output.
+    planted : many channels are constant, or read by nobody (`planted_channels`).
     """
     bounds = SIZES[size] if isinstance(size, str) else size
     limit = bounds.macs if max_macs is None else max_macs
     weights = max_weights or _WEIGHTS_MAX
     lanes = fits.lanes if fits else 1
     while True:
-        graph = GraphGenerator(rng, bounds, max_macs=limit, max_weights=weights, reshape_channels=reshape_channels,
-                               lanes=lanes)
+        generator = PlantedGenerator if planted else GraphGenerator
+        graph = generator(rng, bounds, max_macs=limit, max_weights=weights, reshape_channels=reshape_channels,
+                          lanes=lanes)
         graph.grow(gated, all_outputs)
         if graph.macs <= limit and graph.largest_weights <= weights and (fits is None or _fits(graph, fits)):
             return RandomGraph(graph.builder.to_bytes(), [graph.random_inputs() for _ in range(runs)])

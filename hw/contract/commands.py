@@ -78,7 +78,7 @@ class Flag(enum.IntFlag):
     GATED = 1  #: only the active pixels of a mask are computed and written (CONV and vector commands)
     PACKED = 2  #: the input is in the packed layout (CONV)
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
-    TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (vector commands)
+    TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (all compute commands)
     ORDERED = 16  #: no activation is fetched before the command in front of it on this engine is complete (CONV)
 
 
@@ -208,6 +208,7 @@ _CONV = (
     _s8("sum_zero_point", "ADD: zero point of the sum"),
     _s8("sum_min", "ADD: lower clamp of the sum"),
     _s8("sum_max", "ADD: upper clamp of the sum"),
+    Field("table_base", 32, "TABLE: parameter entry of the table; the entry of r is byte r modulo 256"),
 )
 
 _TABLE = Field("table_base", 32, "TABLE: weight store word of the table; the entry of r is byte r modulo 256")

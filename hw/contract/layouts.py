@@ -38,6 +38,7 @@ Parameters
     One entry for Q output channels, of Config.parameter_entry_bytes: Q biases (int32), Q multipliers
     (int32, Q31, non-negative), Q shifts (int8, positive is left), zeros to a multiple of 8. Entries follow
     the output channels; a block has L / Q of them. Channels past the last one have bias and multiplier 0.
+    The table of a CONV command lies there, too, 8 * Q bytes in an entry, from its first byte on.
 
 Decision masks
     One bit per output pixel. A row of pixels starts at a new 64-bit word: pixel (y, x) is bit x % 64 of
@@ -68,6 +69,11 @@ DEPTHWISE_KEPT_LINES = 16
 
 #: Words of the weight store that a line of taps takes.
 DEPTHWISE_LINE_WORDS = 2
+
+
+def table_entries(config: Config) -> int:
+    """Parameter entries that the table of a CONV command takes."""
+    return TABLE_BYTES // (8 * config.requantise_lanes)
 
 
 def depthwise_lines(kernel_width: int) -> int:

@@ -1,4 +1,4 @@
-"""The drain: finished accumulators -> requantise -> residual ADD where there is one -> feature memory.
+"""The drain: finished accumulators -> requantise -> residual ADD, table where there are -> feature memory.
 
 Wave by wave, row by row, pixel by pixel, Q lanes per cycle. Nothing behind the launch can stall: the
 feature memory gives the first reader and the first writer their banks at once.
@@ -12,7 +12,9 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.activation_table import Table, table_index_bits, table_words
 from hw.contract.config import Config
+from hw.contract.layouts import table_entries
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, Wave
 from hw.conv_engine.row import pixel_bits
 from hw.ports import MemoryRead, ReadPort, WritePort, word_address_bits
@@ -24,8 +26,9 @@ class Drain(wiring.Component):
 
     Members
     -------
-    add : a residual ADD follows. output_base, b_base, parameter_base, unrolling, zero_point, minimum,
-        maximum, constants : from the command, stable while it runs.
+    start : pulse; the values below are new. add : a residual ADD follows. table : results go through a table at
+        parameter entry table_base. output_base, b_base, parameter_base, unrolling, minimum, maximum, constants :
+        from the command, stable while it is drained.
     table_* : the walker's writes to the output table.
     wave : one item per wave, taken when all its accumulators are launched.
     drained_valid, drained (per row), pixel, group, release : the rows' drain ports.
@@ -37,7 +40,10 @@ class Drain(wiring.Component):
         self.config = config
         lanes, q = config.lanes, config.requantise_lanes
         super().__init__({
+            "start": In(1),
             "add": In(1),
+            "table": In(1),
+            "table_base": In(range(config.parameter_entries)),
             "output_base": In(word_address_bits(config)),
             "b_base": In(word_address_bits(config)),
             "parameter_base": In(range(config.parameter_entries)),
@@ -72,6 +78,26 @@ class Drain(wiring.Component):
         row_bits = max(1, rows_log2)
         wave = self.wave.payload
 
+        # ---- the table, word by word, before the first launch ---------------------------------------------
+        m.submodules.activation_table = activation_table = Table(config)
+        words, word_bits = table_words(config), table_index_bits(config)
+        entry_words = words // table_entries(config)  # table words in a parameter entry
+        table_at, arriving_at = Signal(range(words + 1), init=words), Signal(word_bits)
+        loading, arriving, table_there = Signal(), Signal(), Signal()
+        m.d.comb += [
+            loading.eq(table_at != words),
+            table_there.eq(~(loading | arriving)),
+            activation_table.write.eq(arriving),
+            activation_table.write_index.eq(arriving_at),
+            activation_table.write_data.eq(self.parameters.data.word_select(
+                arriving_at % entry_words, 8 * config.weight_word_bytes)),
+        ]
+        m.d.sync += [arriving.eq(loading), arriving_at.eq(table_at)]
+        with m.If(self.start & self.table):
+            m.d.sync += table_at.eq(0)
+        with m.Elif(loading):
+            m.d.sync += table_at.eq(table_at + 1)
+
         # ---- launch: Q accumulators of one pixel of one row per cycle -------------------------------------
         row = Signal(row_bits)
         pixel_groups_log2 = Signal(range(rows_log2 + 1))
@@ -98,7 +124,7 @@ class Drain(wiring.Component):
             for i in range(rows):
                 with m.Case(i):
                     m.d.comb += drained_row.eq(self.drained[i])
-        with m.If(self.wave.valid):
+        with m.If(self.wave.valid & ~self.start & table_there):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
             with m.Elif(row_valid):
@@ -132,7 +158,8 @@ class Drain(wiring.Component):
             table_read.addr.eq(Cat(index[:index_bits], output_slot)),
             table_read.en.eq(1),
             command_block.eq(wave.first_block + block),
-            self.parameters.address.eq(self.parameter_base + command_block * groups + group),
+            self.parameters.address.eq(Mux(loading, self.table_base + table_at // entry_words,
+                                           self.parameter_base + command_block * groups + group)),
         ]
         m.d.sync += [launch_1.eq(launch), first_1.eq(launch & (group == 0)), block_1.eq(command_block)]
         accumulators = Signal(32 * q)
@@ -185,6 +212,7 @@ class Drain(wiring.Component):
         # ---- gather words and write them ------------------------------------------------------------------
         value_valid = Signal()
         value = Signal(8 * q)
+        looked_up = activation_table.o_value.as_value()
         gathered = Signal(8 * lanes)
         gathered_groups = Signal(range(groups))
         complete = Signal()
@@ -195,9 +223,14 @@ class Drain(wiring.Component):
         ]
         word = Signal(8 * lanes)
         word_valid = Signal()
-        m.d.comb += word.eq(Cat(gathered[8 * q:], value))
+        m.d.comb += [
+            activation_table.use.eq(self.table),
+            activation_table.i_valid.eq(value_valid),
+            activation_table.i_value.eq(value),
+            word.eq(Cat(gathered[8 * q:], looked_up)),
+        ]
         m.d.sync += word_valid.eq(0)
-        with m.If(value_valid):
+        with m.If(activation_table.o_valid):
             m.d.sync += [
                 gathered.eq(word),
                 gathered_groups.eq(Mux(complete, 0, gathered_groups + 1)),

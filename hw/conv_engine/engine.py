@@ -146,6 +146,8 @@ class ConvEngine(wiring.Component):
         drain_setup = Signal(DrainSettings(config))  # of the command that computes
         with m.If(enter):
             m.d.sync += [drain_setup.eq(setup.drain), drain_entered.eq(0)]
+        drain_start = Signal()  # `draining` is new
+        m.d.sync += drain_start.eq(entering_drain)
         m.d.comb += entering_drain.eq(computes & ~drain_entered & ~drains)
         with m.If(entering_drain):
             m.d.sync += [drain_entered.eq(1), drains.eq(1), computed.eq(0), draining.eq(drain_setup),
@@ -277,7 +279,9 @@ class ConvEngine(wiring.Component):
         # ---- drain ----------------------------------------------------------------------------------------
         m.d.comb += [
             *(getattr(drain, name).eq(draining[name]) for name in (
-                "add", "output_base", "b_base", "parameter_base", "unrolling", "minimum", "maximum", "constants")),
+                "add", "output_base", "b_base", "parameter_base", "unrolling", "minimum", "maximum", "constants",
+                "table", "table_base")),
+            drain.start.eq(drain_start),
             drain.table_valid.eq(walker.output_write.valid),
             drain.table_slot.eq(walker.output_write.slot),
             drain.table_index.eq(walker.output_write.index),

@@ -42,7 +42,8 @@ class DrainSettings(data.StructLayout):
         super().__init__({
             "add": 1, "output_base": word_address_bits(config), "b_base": word_address_bits(config),
             "parameter_base": range(config.parameter_entries), "unrolling": range(len(config.unrollings)),
-            "minimum": 8, "maximum": 8, "constants": ADD_CONSTANTS,
+            "minimum": 8, "maximum": 8, "constants": ADD_CONSTANTS, "table": 1,
+            "table_base": range(config.parameter_entries),
         })
 
 
@@ -123,6 +124,8 @@ class CommandSetup(wiring.Component):
                 "dilation_y", "dilation_x", "unrolling", "weight_base", "map_base")),
             drain.add.eq(flags & Flag.ADD != 0),
             drain.parameter_base.eq(command.parameter_base),
+            drain.table.eq(flags & Flag.TABLE != 0),
+            drain.table_base.eq(command.table_base),
             drain.unrolling.eq(command.unrolling),
             drain.minimum.eq(command.output_min),
             drain.maximum.eq(command.output_max),
@@ -150,7 +153,7 @@ class CommandSetup(wiring.Component):
                 Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], -31, 31))
                 for name in ("a", "b", "sum")).all()),
             self.acceptable.eq(Cat(
-                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.ORDERED).value == 0,
+                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED).value == 0,
                 layout_fits, addition_fits | (flags & Flag.ADD == 0),
                 between(command.kernel_height, 1, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
                 command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,

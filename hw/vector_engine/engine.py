@@ -6,6 +6,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
+from hw.activation_table import table_words
 from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
@@ -18,7 +19,6 @@ from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce
 from hw.vector_engine.settings import Settings, decode, window_area
-from hw.vector_engine.table import table_words
 from hw.vector_engine.tap_walk import TapTag, TapWalk
 from hw.vector_engine.window_generator import WindowGenerator
 from hw.vector_engine.word_reader import WordReader

@@ -8,13 +8,13 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.activation_table import Table, table_index_bits
 from hw.contract.config import Config
 from hw.ports import MemoryRead, WritePort, word_address_bits
 from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed, under_way
 from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
 from hw.vector_engine.reduce import Reduced, value_bits
 from hw.vector_engine.settings import Settings
-from hw.vector_engine.table import Table, table_index_bits
 
 #: From a slice of a word to its values, for ADD, which takes longest.
 LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY + Table.LATENCY

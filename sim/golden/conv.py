@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import Flag
+from hw.contract.commands import Flag, Space
 from hw.contract.config import MASK_WORD_BITS, Config
-from hw.contract.layouts import feature_bank, mask_row_words
+from hw.contract.layouts import feature_bank, mask_row_words, table_entries
 from sim.cycle_model import ConvWork
 from sim.golden.addressing import active_pixels, input_taps, operand_words, output_words
 from sim.golden.memory import OnChip
@@ -141,8 +141,13 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
                 "sum_zero_point", "sum_multiplier", "sum_shift", "sum_min", "sum_max")})
         operand = memory.feature[operand_words(values, "b", y, x, config.feature_words)]
         results = addition.compute(results, operand.reshape(results.shape))
+    results = results.astype(np.int8)
+    if values["flags"] & Flag.TABLE:
+        entries = (values["table_base"] + np.arange(table_entries(config))) % config.parameter_entries
+        table = memory.entries[Space.PARAMETER][entries, : 8 * config.requantise_lanes].reshape(-1).view(np.int8)
+        results = table[results.view(np.uint8)]
     memory.feature[output_words(values, y, x, config.feature_words)] = \
-        results.astype(np.int8).reshape(len(y), values["output_blocks"], lanes)
+        results.reshape(len(y), values["output_blocks"], lanes)
 
     issued = nonzero_count @ tiles.maps.astype(np.int64)
     skipped = nonzero_count @ (~tiles.maps).astype(np.int64)

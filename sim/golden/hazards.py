@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
-from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines, table_entries
 from hw.contract.registers import Window
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
 from sim.golden.masks import target_words
@@ -99,7 +99,10 @@ def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
         reads[Space.PARAMETER] = _ring(
             values["parameter_base"], values["output_blocks"] * (config.lanes // config.requantise_lanes),
             config.parameter_entries)
-    if "table_base" in values and values["flags"] & Flag.TABLE:
+    if command.opcode is Opcode.CONV and values["flags"] & Flag.TABLE:
+        table = _ring(values["table_base"], table_entries(config), config.parameter_entries)
+        reads[Space.PARAMETER] = np.union1d(reads[Space.PARAMETER], table)
+    elif "table_base" in values and values["flags"] & Flag.TABLE:
         table = _ring(values["table_base"], TABLE_BYTES // config.weight_word_bytes, config.weight_words)
         reads[Space.WEIGHT] = np.union1d(reads.get(Space.WEIGHT, inputs[:0]), table)
     return _Accesses(reads=reads, writes={Space.FEATURE: output.reshape(-1)},

@@ -94,7 +94,7 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
     if opcode in (Opcode.LOAD, Opcode.STORE):
         _transfer(opcode, values, config)
     elif opcode is Opcode.CONV:
-        _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD | Flag.ORDERED)
+        _flags(opcode, values, Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED)
         _convolution(opcode, values, config)
     elif opcode in (Opcode.ADD, Opcode.MUL):
         _flags(opcode, values, Flag.GATED | Flag.TABLE)

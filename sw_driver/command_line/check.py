@@ -13,6 +13,7 @@ from hw.contract.image import Layer, Program
 from sw_driver.command_line.layer_table import NAME_LIMIT, shortened
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import CompileError, compile_graph
+from sw_driver.compiler.channel_folding import folding_summary
 from sw_driver.graph import Graph, Operator
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import COMPARISONS, TABLE_OPERATORS, check
@@ -54,14 +55,18 @@ def handle(options: argparse.Namespace) -> int:
             "runs": program is not None,
             "operators": [{"index": operator.index, "op": operator.op, "name": operator.name,
                            "place": places[operator.index]} for operator in graph.operators],
+            "folding": None if program is None else program.report["folding"],
             "problems": [dataclasses.asdict(problem) for problem in problems],
             "misfit": misfit,
         })
-    table = Table("#", "operator", "name", "output", "where", box=None, pad_edge=False, header_style="bold")
+    folded = _folded(program)
+    columns = ["#", "operator", "name", "output", *(["folded"] if folded else []), "where"]
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for operator in graph.operators:
         shape = "x".join(str(size) for size in graph.tensors[operator.outputs[0]].shape)
         place = f"[red]{places[operator.index]}[/]" if operator.index in refused else places[operator.index]
-        table.add_row(str(operator.index), operator.op, escape(shortened(operator.name, NAME_LIMIT)), shape, place)
+        table.add_row(str(operator.index), operator.op, escape(shortened(operator.name, NAME_LIMIT)), shape,
+                      *([folded.get(operator.index, "")] if folded else []), place)
     wide_console().print(table)
 
     for problem in problems:
@@ -74,7 +79,16 @@ def handle(options: argparse.Namespace) -> int:
     print(f"{options.model} runs on preset {options.preset}: {len(program.layers)} layers, "
           f"{sum(layer.macs for layer in program.layers):,} multiply-accumulates, program image of "
           f"{len(program.image):,} bytes")
+    summary = folding_summary(program.report["folding"])
+    if summary:
+        print(summary)
     return 0
+
+
+def _folded(program: Program | None) -> dict[int, str]:
+    """The channels that each operator lost, in words."""
+    layers = [] if program is None else program.report["folding"]["layers"]
+    return {layer["operator"]: f"{layer['removed']} of {layer['channels']}" for layer in layers if layer["removed"]}
 
 
 def _place(graph: Graph, operator: Operator, program: Program | None) -> str:

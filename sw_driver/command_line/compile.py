@@ -6,8 +6,10 @@ import argparse
 
 from hw.contract.config import preset
 from sw_driver.c.export import program_header
-from sw_driver.command_line.output import require_writable, write_file, write_json
+from sw_driver.command_line.memory_plan import memory_plan
+from sw_driver.command_line.output import require_writable, wide_console, write_file, write_json
 from sw_driver.compiler import compile_model
+from sw_driver.compiler.channel_folding import folding_summary
 
 
 def handle(options: argparse.Namespace) -> int:
@@ -15,7 +17,7 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset)
+    program = compile_model(options.model, options.preset, folding=options.folding)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     write_file(options.output, data)
@@ -35,6 +37,11 @@ def handle(options: argparse.Namespace) -> int:
         })
     print(f"{options.output}: {len(data):,} bytes, {program.command_count} commands, {len(program.layers)} layers, "
           f"for preset {options.preset}")
+    summary = folding_summary(program.report["folding"])
+    if summary:
+        print(summary)
+    if options.memory_plan:
+        wide_console().print(memory_plan(program))
     if options.c_header is not None:
         print(f"{options.c_header}: the program as `lacuna_program {options.c_header.stem}`")
     return 0

@@ -71,6 +71,7 @@ def _add_run(commands: Any) -> None:
     _add_json(run, "the results")
     run.add_argument("--reference", type=Path, metavar="MODEL",
                      help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
+    _add_folding(run)
     simulation = run.add_argument_group("simulation", "with --device rtl")
     simulation.add_argument("--simulator", choices=SIMULATORS, default="verilator",
                             help="icarus is slow, for small presets (default: verilator)")
@@ -103,7 +104,10 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
+    compile_.add_argument("--memory-plan", action="store_true",
+                          help="print where every feature map lies, and from which layer to which")
     _add_json(compile_, "what the compiler did")
+    _add_folding(compile_)
 
 
 def _add_verilog(commands: Any) -> None:
@@ -124,6 +128,11 @@ def _add_doctor(commands: Any) -> None:
 def _add_preset(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", choices=list(PRESETS), default=DEFAULT_PRESET,
                          help=f"size of the device (default: {DEFAULT_PRESET})")
+
+
+def _add_folding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--no-folding", dest="folding", action="store_false",
+                         help="compute channels that are constant or that nobody reads, too (shows what folding saves)")
 
 
 def _add_json(command: argparse.ArgumentParser, what: str) -> None:

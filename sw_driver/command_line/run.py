@@ -18,6 +18,7 @@ from sw_driver.command_line.failure import Failure
 from sw_driver.command_line.layer_table import layer_json, layer_table
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import compile_model
+from sw_driver.compiler.channel_folding import folding_summary
 from sw_driver.device import Device
 from sw_driver.graph import Graph, Tensor
 from sw_driver.inputs import load_runs
@@ -55,7 +56,7 @@ def handle(options: argparse.Namespace) -> int:
     """Run all inputs, print, write the JSON."""
     _check_options(options)
     config = preset(options.preset)
-    job = _load(options.model, options.reference, config)
+    job = _load(options.model, options.reference, config, options.folding)
     runs = load_runs(job.interface, options.inputs)
     console = wide_console()
     entries: list[dict[str, Any]] = []
@@ -81,13 +82,23 @@ def handle(options: argparse.Namespace) -> int:
     console.print()
     console.print(layer_table(result.layers, result.cycles))
     console.print()
+    summary = folding_summary(job.program.report.get("folding"))
+    if summary:
+        print(summary)
     _print_summary(entries, options, simulator)
     if options.json is not None:
         write_json(options.json, {
             "model": str(options.model), "preset": options.preset, "device": options.device, "runs": entries,
             "layers": [layer_json(layer) for layer in result.layers], "simulator": simulator,
+            "timeline": _timeline(job.program, result),
         })
     return int(any(entry["exact"] is False for entry in entries))
+
+
+def _timeline(program: Program, result: RunResult) -> list[dict[str, Any]]:
+    """The commands of a run as they completed, each with the layer that it is for; transfers have none."""
+    layers = {command.index: layer.name for layer in program.layers for command in layer.commands}
+    return [{**dataclasses.asdict(span), "layer": layers.get(span.command)} for span in result.timeline]
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -100,12 +111,14 @@ def _check_options(options: argparse.Namespace) -> None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
 
-def _load(model: Path, reference: Path | None, config: Config) -> _Job:
+def _load(model: Path, reference: Path | None, config: Config, folding: bool) -> _Job:
     data = read_model(model)
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config), load_graph(model), data)
+        return _Job(compile_model(model, config, folding=folding), load_graph(model), data)
+    if not folding:
+        raise Failure(f"--no-folding is for a model; {model} is compiled already: give it to `lacuna compile` instead")
     program = Program.from_bytes(data, str(model))
     program.check(config)
     if reference is None:

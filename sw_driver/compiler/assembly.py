@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
@@ -27,7 +29,7 @@ from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
 from sw_driver.compiler.unrolling import Chunk, choose_chunks
-from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles
+from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles, packed_table
 from sw_driver.graph import Graph
 
 
@@ -145,7 +147,7 @@ class Assembly:
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._stripe_rows(layer, stream)
-        table = None if layer.table is None else self.transfers.stream(layer.table.tobytes(), Space.WEIGHT)
+        table = None if layer.table is None else self._load_table(layer, layer.table)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
             at = len(self.transfers.instructions)
@@ -160,6 +162,11 @@ class Assembly:
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
+
+    def _load_table(self, layer: Layer, table: np.ndarray) -> Region:
+        if isinstance(layer, ConvLayer):
+            return self.transfers.stream(packed_table(table, self.config), Space.PARAMETER)
+        return self.transfers.stream(table.tobytes(), Space.WEIGHT)
 
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
                  stream: _WeightStream | _DepthwiseStream | None) -> None:
@@ -242,7 +249,11 @@ class Assembly:
     @property
     def report(self) -> dict:
         """Memory plan and weights, for people and tools."""
-        maps = {feature_map: feature_map for layer in self.layers for feature_map in layer.maps}
+        lanes = self.config.lanes
+        used: dict[FeatureMap, list[int]] = {}
+        for position, layer in enumerate(self.layers):
+            for feature_map in layer.maps:
+                used.setdefault(feature_map, []).append(position)
         return {
             "feature_bytes_used": self._plan.peak * self.config.lanes,
             "feature_bytes": self.config.feature_bytes,
@@ -252,7 +263,11 @@ class Assembly:
                 "tensor": feature_map.tensor, "name": feature_map.name,
                 "address": None if feature_map.buffer in self._plan.spilled else feature_map.buffer.address,
                 "words": feature_map.words, "layout": "packed" if feature_map.packed else "blocked",
-            } for feature_map in maps],
+                "bytes": feature_map.words * lanes,
+                "byte_address": (None if feature_map.buffer in self._plan.spilled
+                                 else feature_map.buffer.address * lanes),
+                "first_layer": positions[0], "last_layer": positions[-1],
+            } for feature_map, positions in used.items()],
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
             "weights": [{
                 "layer": report.layer, "weight_bytes": report.weight_bytes, "map_bytes": report.map_bytes,

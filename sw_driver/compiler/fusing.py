@@ -1,10 +1,12 @@
-"""Fusing a residual ADD into the convolution in front of it and a table into a vector layer, dropping dead layers,
-and buffers shared in place."""
+"""Fusing a residual ADD into the convolution in front of it and a table into any layer, dropping dead layers, and
+buffers shared in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hw.contract.config import Config
+from hw.contract.layouts import table_entries
 from sw_driver.compiler.layers import (
     AddLayer,
     Buffer,
@@ -72,14 +74,14 @@ def _fits(convolution: ConvLayer, operand: Operand, other: Operand, addition: Ad
             and convolution.output not in wanted and len(readers(layers, operand.map)) == 1)
 
 
-def fuse_tables(layers: list[Layer], wanted: set[FeatureMap]) -> list[Layer]:
-    """Each table behind another layer of the vector engine that nobody else reads becomes part of that layer."""
+def fuse_tables(layers: list[Layer], wanted: set[FeatureMap], config: Config) -> list[Layer]:
+    """Each table behind another layer that nobody else reads becomes part of that layer."""
     fused = list(layers)
     for layer in layers:
         if not isinstance(layer, PoolLayer) or layer.op not in TABLE_OPERATORS:
             continue
         makers = [other for other in fused if other.output is layer.input.map]
-        if (len(makers) == 1 and isinstance(makers[0], (AddLayer, DepthwiseLayer, MulLayer, PoolLayer))
+        if (len(makers) == 1 and _takes_table(makers[0], config)
                 and makers[0].table is None and layer.input.whole and makers[0].output not in wanted
                 and len(readers(fused, layer.input.map)) == 1):
             maker = makers[0]
@@ -88,6 +90,14 @@ def fuse_tables(layers: list[Layer], wanted: set[FeatureMap]) -> list[Layer]:
             maker.operators = maker.operators + layer.operators
             fused.remove(layer)
     return fused
+
+
+def _takes_table(layer: Layer, config: Config) -> bool:
+    """Whether a layer can have a table. That of a convolution lies beside its parameters."""
+    if isinstance(layer, ConvLayer):
+        entries = layer.output.blocks * (config.lanes // config.requantise_lanes) + table_entries(config)
+        return entries <= config.parameter_entries // 2
+    return isinstance(layer, (AddLayer, DepthwiseLayer, MulLayer, PoolLayer))
 
 
 def share_in_place(layers: list[Layer], wanted: set[FeatureMap]) -> None:

@@ -50,6 +50,11 @@ class Region:
         if first + count > self.size:
             yield 0, first + count - self.size
 
+    def meets(self, other: Region) -> bool:
+        """Whether they have an entry in common."""
+        return self.memory == other.memory and any(a < d and c < b for a, b in self.intervals()
+                                                   for c, d in other.intervals())
+
 
 @dataclasses.dataclass(eq=False)
 class Instruction:
@@ -58,7 +63,7 @@ class Instruction:
     Parameters
     ----------
     opcode, values : the command; `signal` and `wait_*` are set by the scheduler.
-    reads, writes : the memory it touches.
+    reads, writes : the memory it touches. fetches : what a convolution reads before it is drained; one of `reads`.
     layer : of a compute command; with what its record stands for: pixels, multiply-accumulates of a pixel, valid
         output channels in the last block.
     """
@@ -71,6 +76,7 @@ class Instruction:
     pixels: int = 0
     pixel_macs: int = 0
     last_lanes: int = 0
+    fetches: Region | None = None
 
     @property
     def engine(self) -> Engine:
@@ -144,9 +150,11 @@ class InstructionWriter:
             fields = dataclasses.asdict(layer.add)
             values |= {name: value for name, value in fields.items() if name != "a_zero_point"}
         channels = min(output.channels - chunk.first_block * config.lanes, chunk.blocks * config.lanes)
-        return self._instruction(Opcode.CONV, layer, stripe, values, mask,
-                                 [placement.weight, placement.maps, placement.parameters],
-                                 layer.taps_channels * channels, channels - (chunk.blocks - 1) * config.lanes)
+        instruction = self._instruction(Opcode.CONV, layer, stripe, values, mask,
+                                        [placement.weight, placement.maps, placement.parameters],
+                                        layer.taps_channels * channels, channels - (chunk.blocks - 1) * config.lanes)
+        instruction.fetches = self._read(layer, layer.input, stripe)
+        return instruction
 
     def addition(self, layer: AddLayer, stripe: Stripe, mask: Region | None) -> Instruction:
         """The ADD command of a layer."""
@@ -272,15 +280,18 @@ class InstructionWriter:
                      mask: Region | None, weights: list[Region] | None = None, pixel_macs: int = 0,
                      last_lanes: int = 0) -> Instruction:
         reads = [region for region in weights or [] if region.count]
-        for operand in layer.operands:
-            first, end = operand.words(*layer.rows(operand, stripe.first, stripe.end), self.config.lanes)
-            reads.append(self.feature(stripe.base(operand.map) + first, end - first))
+        reads += [self._read(layer, operand, stripe) for operand in layer.operands]
         if mask is not None:
             reads.append(mask)
         row = layer.output.width * layer.output.blocks
         write = self.feature(stripe.base(layer.output) + stripe.first * row, (stripe.end - stripe.first) * row)
         return Instruction(opcode, values, reads, [write], layer, values["output_rows"] * values["output_width"],
                            pixel_macs, last_lanes)
+
+    def _read(self, layer: Layer, operand: Operand, stripe: Stripe) -> Region:
+        """What a stripe reads of an operand."""
+        first, end = operand.words(*layer.rows(operand, stripe.first, stripe.end), self.config.lanes)
+        return self.feature(stripe.base(operand.map) + first, end - first)
 
     def _output(self, layer: Layer, stripe: Stripe, first_block: int, count: int, mask: Region | None,
                 ) -> dict[str, int]:

@@ -136,7 +136,7 @@ class Layer:
     """One layer of an engine: `op` is its TFLite name (fused operators joined by +), `output` what it writes.
 
     mask : None, or the pixels that are computed. operators : indices in the graph.
-    table : int8 [256] that every result goes through (layers of the vector engine).
+    table : int8 [256] that every result goes through.
     beneath : a map that must be in the output's buffer before, because this layer writes only some of its pixels.
     """
 

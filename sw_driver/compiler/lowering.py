@@ -127,7 +127,7 @@ class Lowering(VectorLowering):
                                "grouped convolutions are not supported")
         if max(kernel) > KERNEL_MAX:
             raise CompileError(f"{operator}: kernel {kernel[0]}x{kernel[1]} is larger than {KERNEL_MAX}x{KERNEL_MAX}")
-        geometry, ends = _geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
+        geometry, ends = window_geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
                                    (height, width), (output_height, output_width))
         lanes = self.config.lanes
         whole_row = blocks(kernel[1] * channels, lanes)
@@ -162,7 +162,7 @@ class Lowering(VectorLowering):
             self._convolution(operator)
             return
         options = operator.options
-        geometry, _ends = _geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
+        geometry, _ends = window_geometry(options, kernel, (options["dilation_h"], options["dilation_w"]),
                                     (height, width), (output_height, output_width))
         operand = self.views.operand(x, height, width, channels)
         if outputs != channels:
@@ -264,7 +264,7 @@ class Lowering(VectorLowering):
         if max(kernel) > 255 or kernel[0] * kernel[1] > self.config.pool_area:
             raise CompileError(f"{operator}: window {kernel[0]}x{kernel[1]} is larger than 255 in one direction or "
                                f"{self.config.pool_area} pixels in all")
-        geometry, _ends = _geometry(options, kernel, (1, 1), (height, width), (output_height, output_width))
+        geometry, _ends = window_geometry(options, kernel, (1, 1), (height, width), (output_height, output_width))
         low, high = self._clamp(operator, output)
         self.layers.append(PoolLayer(
             name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
@@ -300,7 +300,7 @@ def _spread(filters: np.ndarray, positions: np.ndarray, channel_bytes: int) -> n
     return spread
 
 
-def _geometry(options: dict, kernel: tuple[int, int], dilation: tuple[int, int], size: tuple[int, int],
+def window_geometry(options: dict, kernel: tuple[int, int], dilation: tuple[int, int], size: tuple[int, int],
               output: tuple[int, int]) -> tuple[Geometry, tuple[int, int]]:
     """The window's geometry, and the padding after the last row and column (TFLite's ComputePaddingWithOffset)."""
     stride = options["stride_h"], options["stride_w"]

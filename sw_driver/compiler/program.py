@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Progra
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.channel_folding import Folding, fold_channels
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
@@ -25,10 +27,22 @@ from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
 
-def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, stripes: int | None = None,
-                  also: Sequence[str] = ()) -> Program:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to compile. folding, stripes : see `compile_model`."""
+
+    folding: bool = True
+    stripes: int | None = None
+
+
+def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
+                  stripes: int | None = None, also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
+    Parameters
+    ----------
+    folding : without it, channels that are constant or that nobody reads are computed, too: the same results with
+        more work.
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
@@ -41,7 +55,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     graph = load_graph(model)
     graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, stripes=stripes)
+    return compile_graph(graph, config, name=name, options=Options(folding, stripes))
 
 
 def _computed(graph: Graph, name: str) -> int:
@@ -52,52 +66,58 @@ def _computed(graph: Graph, name: str) -> int:
     return found[0]
 
 
-def compile_graph(graph: Graph, config: Config, name: str = "", *, stripes: int | None = None) -> Program:
-    """Compile a graph. `name` is what the program calls the model. Otherwise as `compile_model`."""
+def compile_graph(graph: Graph, config: Config, name: str = "", options: Options | None = None) -> Program:
+    """Compile a graph. `name` is what the program calls the model. Raises as `compile_model`."""
+    options = options or Options()
     require_supported(graph, config)
     try:
-        return _compile(graph, config, name, stripes)
+        return _compile(graph, config, name, options)
     except CapacityError as error:
-        raise CapacityError(f"{error}. {_remedy(graph, config)}") from None
+        raise CapacityError(f"{error}. {_remedy(graph, config, options)}") from None
 
 
-def _remedy(graph: Graph, config: Config) -> str:
+def _remedy(graph: Graph, config: Config, options: Options) -> str:
     """Which preset has room."""
     for larger in PRESETS.values():
         if larger.feature_bytes > config.feature_bytes or larger.weight_bytes > config.weight_bytes:
             try:
-                _compile(graph, larger, "")
+                _compile(graph, larger, "", options)
             except CapacityError:
                 continue
             return f"Preset {larger.name!r} has room for this model"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
-def _compile(graph: Graph, config: Config, name: str, stripes: int | None = None) -> Program:
+def _compile(graph: Graph, config: Config, name: str, options: Options) -> Program:
+    folded = fold_channels(graph, config.lanes) if options.folding else None
     try:
-        return _passes(graph, config, name, stripes, branches=True)
+        return _passes(graph, folded, config, name, options, branches=True)
     except CapacityError as error:
         if not any(operator.op == "SELECT_V2" for operator in graph.operators):
             raise
         try:
             # Demand masks of the layers within a branch cost mask memory, which may be what is missing.
-            return _passes(graph, config, name, stripes, branches=False)
+            return _passes(graph, folded, config, name, options, branches=False)
         except CapacityError:
             raise error from None
 
 
-def _passes(graph: Graph, config: Config, name: str, stripes: int | None, *, branches: bool) -> Program:
+def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, options: Options, *,
+            branches: bool) -> Program:
+    if folded is not None:
+        graph = folded.graph
     lowering = Lowering(graph, config)
     wanted: dict[FeatureMap, list[int]] = {}
     for tensor in lowering.wanted:
         wanted.setdefault(lowering.views.maps[lowering.views.root(tensor)], []).append(tensor)
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
-    layers = fuse_tables(layers, set(wanted))
+    layers = fuse_tables(layers, set(wanted), config)
     layers = decisions_first(layers)
     layers = gate(layers, set(wanted), branches=branches)
     share_in_place(layers, set(wanted))
-    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config, stripes)
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config,
+                             options.stripes)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
     image = _image(ordered, bytes(transfers.data), config)
@@ -110,7 +130,8 @@ def _passes(graph: Graph, config: Config, name: str, stripes: int | None, *, bra
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=assembly.report | {"expected_cycles": schedule.cycles},
+        report={**assembly.report, "expected_cycles": schedule.cycles,
+                "folding": None if folded is None else folded.report},
     )
 
 

@@ -79,9 +79,8 @@ def set_order(instructions: Sequence[Instruction]) -> None:
     """Set ORDERED where a convolution reads what the one before it on its engine writes; in program order."""
     convolutions = [instruction for instruction in instructions if instruction.opcode is Opcode.CONV]
     for before, instruction in itertools.pairwise(convolutions):
-        if any(one.memory == other.memory and a < d and c < b
-               for one in before.writes for other in instruction.reads
-               for a, b in one.intervals() for c, d in other.intervals()):
+        assert instruction.fetches is not None
+        if any(written.meets(instruction.fetches) for written in before.writes):
             instruction.values["flags"] |= Flag.ORDERED
 
 

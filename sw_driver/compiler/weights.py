@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw.contract.config import Config
-from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines
+from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines, table_entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,13 @@ class DepthwiseWeights:
     def pack(self, first: int, count: int) -> tuple[bytes, bytes]:
         """Weights and parameters of output blocks first .. first + count - 1."""
         return self._rows[first : first + count].tobytes(), self._parameters.pack(first, count)
+
+
+def packed_table(table: np.ndarray, config: Config) -> bytes:
+    """The parameter entries of the table of a convolution: int8 [256]."""
+    entries = np.zeros((table_entries(config), config.parameter_entry_bytes), np.uint8)
+    entries[:, : 8 * config.requantise_lanes] = table.view(np.uint8).reshape(len(entries), -1)
+    return entries.tobytes()
 
 
 class Parameters:

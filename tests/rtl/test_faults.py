@@ -210,7 +210,7 @@ FIELDS = [
         {"last_lanes": CONFIG.lanes + 1}, {"last_lanes": CONFIG.lanes - 1}, {"unrolling": 1}, {"unrolling": 255},
         {"output_rows": 0}, {"output_width": 0}, {"output_blocks": 0}, {"input_height": 0}, {"input_width": 0},
         {"flags": Flag.PACKED, "kernel_width": 2}, {"flags": Flag.PACKED, "pad_left": 1},
-        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 8}, {"flags": Flag.ADD, "a_shift": 32},
+        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 32}, {"flags": Flag.ADD, "a_shift": 32},
         {"flags": Flag.ADD, "sum_multiplier": 1 << 31}]),
     *bad(Opcode.MAX_POOL, POOL, Error.BAD_COMMAND, [
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 16}, {"stride_x": 0}, {"dilation_y": 2},

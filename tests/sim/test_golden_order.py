@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from hw.contract.commands import ENGINE_OF, Engine, Space
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config, preset
 from hw.contract.image import Program
 from hw.contract.layouts import align
@@ -83,12 +83,12 @@ def without_one_token(rng: np.random.Generator, commands: Sequence[Command]) -> 
 @pytest.mark.parametrize("config", [preset("nano"), preset("small"), preset("medium")], ids=lambda config: config.name)
 def test_legal_orders_give_the_same_results(config: Config) -> None:
     print(f"LACUNA_SEED={SEED}")
-    found = 0
+    found = unordered = 0
     for number in range(GRAPHS):
         rng = np.random.default_rng([SEED, config.lanes, number])
         graph = random_graph(rng, "tiny")
         try:
-            program = compile_model(graph.model, config)
+            program = compile_model(graph.model, config, stripes=(None, 2, 3)[number % 3])
         except CapacityError:
             continue
         link = GoldenLink(config)
@@ -96,6 +96,15 @@ def test_legal_orders_give_the_same_results(config: Config) -> None:
             device.run(program, graph.inputs[0])
             expected = results(link, program)
             commands = read_program(program.image)
+            check_hazards(commands, config, program.image)
+            for i, command in enumerate(commands):
+                if command.opcode is Opcode.CONV and command.values["flags"] & Flag.ORDERED:
+                    values = {**command.values, "flags": command.values["flags"] & ~Flag.ORDERED}
+                    mutant = [*commands[:i], Command(command.index, command.opcode, values), *commands[i + 1 :]]
+                    try:
+                        check_hazards(mutant, config, program.image)
+                    except HazardError as error:
+                        unordered += "because it is not ORDERED" in str(error)
             for _ in range(ORDERS):
                 assert run_in_order(rng, link, legal_order(rng, commands), program) == expected, f"graph {number}"
             for _ in range(MUTANTS):
@@ -113,3 +122,4 @@ def test_legal_orders_give_the_same_results(config: Config) -> None:
                         f"graph {number}: the hazard check passes, but the order "
                         f"{[command.index for command in order]} gives other results")
     assert found, "no token was needed in any program"
+    assert unordered, "no convolution was ORDERED in any program"

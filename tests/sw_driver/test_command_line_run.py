@@ -49,7 +49,7 @@ def test_one_run_per_input_and_the_json_of_them(tmp_path: Path, capsys: pytest.C
     files = [_input(tmp_path / "x.npy", 1), _input(tmp_path / "y.npy", 2)]
     assert _run(model, "--input", files[0], "--input", files[1], "--json", out) == 0
     value = json.loads(out.read_text())
-    assert set(value) == {"model", "preset", "device", "runs", "layers", "simulator"}
+    assert set(value) == {"model", "preset", "device", "runs", "layers", "simulator", "timeline"}
     assert (value["model"], value["preset"], value["device"]) == (str(model), "small", "golden")
     assert [entry["input"] for entry in value["runs"]] == [str(file) for file in files]
     for entry, file in zip(value["runs"], files, strict=True):
@@ -69,6 +69,31 @@ def test_one_run_per_input_and_the_json_of_them(tmp_path: Path, capsys: pytest.C
     assert f"{value['runs'][0]['cycles']:,} cycles (predicted), exact" in printed
     assert "1x6x6x8" in printed
     assert "bit for bit" in printed
+
+
+def test_the_timeline_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert _run(_model(tmp_path / "m.tflite"), "--input", _input(tmp_path / "x.npy"), "--json", out) == 0
+    value = json.loads(out.read_text())
+    spans = value["timeline"]
+    assert {span["engine"] for span in spans} == {"load", "conv", "store"}
+    assert [span["end"] for span in spans] == sorted(span["end"] for span in spans)
+    assert all(0 < span["cycles"] <= span["end"] - span["start"] for span in spans)
+    conv = [span for span in spans if span["engine"] == "conv"]
+    assert {span["layer"] for span in conv} == {value["layers"][0]["name"]}
+    assert sum(span["cycles"] for span in conv) == value["layers"][0]["cycles"]
+    assert max(span["end"] for span in spans) < value["runs"][0]["cycles"]
+
+
+def test_the_memory_plan_is_printed_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = _model(tmp_path / "m.tflite", gated=True)
+    arguments = ["compile", str(model), "--preset", "small", "-o", str(tmp_path / "m.lacuna")]
+    assert main(arguments) == 0
+    assert "first layer" not in capsys.readouterr().out
+    assert main([*arguments, "--memory-plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("image") and " 288 " in line and "0x" in line for line in lines)  # 6 x 6 x 8 bytes
+    assert any(line.startswith("most in use at once") and "of 65,536" in line for line in lines)
 
 
 def test_named_inputs_are_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
