@@ -2,8 +2,8 @@
 
     1. ungated and static networks: CROP_EPOCHS epochs, every training digit in a new scene in each of them, of which
        the 32 x 32 pixels around the digit are shown, clutter growing; then EPOCHS epochs of whole scenes
-    2. from the ungated one after step 1, TUNING epochs: each gated one, with the budget as a term of the loss, and
-       the ungated one itself, so that it has seen as much
+    2. from the ungated one after step 1, for the epochs of TUNING: each gated one, with the budget as a term of the
+       loss, and the ungated one itself, so that it has seen as much
 
 Writes the float weights, batch normalisation folded, to scenes/<name>.npz; `python -m models.quantise_scenes` makes
 the int8 TFLite files of them. The weights of the last epoch are taken; the held-out digits choose nothing.
@@ -15,6 +15,7 @@ the int8 TFLite files of them. The weights of the last epoch are taken; the held
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from models import digits_data
 from models.digits_data import Digits, Images
 from models.digits_network import IMAGE_SIZE
 from models.scenes_data import FOLDER, Scenes, make_scenes, save_held_out
-from models.scenes_network import BUDGETS, MASK, NETWORKS, SCENE_SIZE, SCORE, UNGATED
+from models.scenes_network import MASK, NETWORKS, SCENE_SIZE, SCORE, UNGATED
 from models.torch_network import TorchNetwork
 from models.train_digits import augment
 
@@ -36,7 +37,7 @@ SEED = 11
 BATCH = 64
 CROP_EPOCHS, CROP_RATE = 36, 0.1
 EPOCHS, LEARNING_RATE = 10, 0.05
-TUNING, TUNING_RATE = 8, 0.02
+TUNING_RATE = 0.02
 WEIGHT_DECAY = 5e-4
 
 #: Side of the crops that networks learn digits on before they learn to find them, and the share of these epochs
@@ -44,11 +45,28 @@ WEIGHT_DECAY = 5e-4
 CROP = 32
 _CLEAN = 0.4
 
-#: Weight of (share of active pixels - budget) squared beside the cross entropy.
-BUDGET_WEIGHT = 50.0
-
 #: What the budget starts at, and the share of the steps during which it falls to its value.
 _START, _FALL = 0.99, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Epochs of step 2; budget, the share of active pixels aimed at, None without gates; weight of (share of active
+    pixels - budget) squared beside the cross entropy."""
+
+    epochs: int
+    budget: float | None = None
+    weight: float = 0.0
+
+
+#: Step 2 of each network. The smallest budget takes longer, and more force.
+TUNING = {
+    UNGATED: Tuning(8),
+    "gated_50": Tuning(8, 0.5, 50.0),
+    "gated_30": Tuning(8, 0.3, 50.0),
+    "gated_20": Tuning(8, 0.2, 50.0),
+    "gated_10": Tuning(16, 0.1, 200.0),
+}
 
 #: The ungated network after step 1, where the steps run one by one.
 _BASE = "base"
@@ -82,13 +100,14 @@ def _crops(scenes: Scenes, generator: np.random.Generator) -> Images:
     return np.stack([image[y : y + CROP, x : x + CROP] for image, (y, x) in zip(scenes.images, corners, strict=True)])
 
 
-def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed: int, budget: float | None = None,
+def fit(network: TorchNetwork, training: Digits, tuning: Tuning, rate: float, seed: int, *,
         crops: bool = False) -> None:
     """SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine.
 
-    With a budget, BUDGET_WEIGHT * (share of active pixels in the batch - budget)^2 is added to the loss. The budget
-    falls to its value from one that leaves the blocks almost as they are, so that they need not be learnt again.
+    With a budget, weight * (share of active pixels in the batch - budget)^2 is added to the loss. The budget falls
+    to its value from one that leaves the blocks almost as they are, so that they need not be learnt again.
     """
+    epochs, budget = tuning.epochs, tuning.budget
     per_epoch = len(training) // BATCH
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * per_epoch, pct_start=0.1)
@@ -102,7 +121,7 @@ def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed:
         if budget is not None:
             left = max(0.0, 1 - step / (_FALL * epochs * per_epoch))
             allowed = budget + (_START - budget) * left
-            loss = loss + BUDGET_WEIGHT * torch.square(tensors[MASK].mean() - allowed)
+            loss = loss + tuning.weight * torch.square(tensors[MASK].mean() - allowed)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -118,10 +137,10 @@ def pretrained(name: str, training: Digits) -> TorchNetwork:
     """Step 1 for a network without gates."""
     torch.manual_seed(SEED)
     network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last).train()
-    fit(network, training, CROP_EPOCHS, CROP_RATE, SEED, crops=True)
+    fit(network, training, Tuning(CROP_EPOCHS), CROP_RATE, SEED, crops=True)
     with torch.no_grad():  # the average is over so many times more pixels, most of them without a digit
         network.weighted["logits"].weight.mul_((SCENE_SIZE // CROP) ** 2)
-    fit(network, training, EPOCHS, LEARNING_RATE, SEED)
+    fit(network, training, Tuning(EPOCHS), LEARNING_RATE, SEED)
     return network
 
 
@@ -131,16 +150,10 @@ def tuned(name: str, base: dict[str, Tensor], training: Digits) -> TorchNetwork:
     network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last)
     network.load_state_dict(base, strict=False)
     network.train()
-    budget = budget_of(name)
-    if budget is not None:
+    if TUNING[name].budget is not None:
         _start_decision(network, training)
-    fit(network, training, TUNING, TUNING_RATE, SEED + 1, budget)
+    fit(network, training, TUNING[name], TUNING_RATE, SEED + 1)
     return network
-
-
-def budget_of(name: str) -> float | None:
-    """The budget of a gated network, None for the others."""
-    return {f"gated_{round(100 * budget)}": budget for budget in BUDGETS}.get(name)
 
 
 @torch.no_grad()
