@@ -126,7 +126,7 @@ def _layer_result(layer: Layer, records: Mapping[int, Mapping[str, int]], own_cy
     own = [records[command.index] for command in layer.commands]
     cycles = sum(own_cycles[command.index] for command in layer.commands)
     issued = skipped_weight = gated = 0
-    if layer.engine == "conv":
+    if layer.engine == "conv" and layer.macs:  # some only move data
         for command, record in zip(layer.commands, own, strict=True):
             issued += record["issued"] * config.lanes + record["issued_last"] * command.last_lanes
             skipped_weight += (record["skipped_weight"] * config.lanes

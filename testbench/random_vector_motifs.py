@@ -85,7 +85,7 @@ class VectorMotifs:
             return self._note(self.builder.add_resize_nearest_neighbor(x, factors,
                                                                        half_pixel_centers=self._chance(0.5)), x)
         if kind == "join" and max(height, width) <= 32:
-            axis = 3 if channels % 16 == 0 and self._chance(0.6) else self._between(1, 2)
+            axis = 3 if self._chance(0.6 if channels % 16 == 0 else 0.3) else self._between(1, 2)
             same = (self.builder.scale(x), self.builder.zero_point(x))
             others = [y for y in self._maps if (self.builder.scale(y), self.builder.zero_point(y)) == same
                       and all(a == b for i, (a, b) in enumerate(

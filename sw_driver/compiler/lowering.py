@@ -14,6 +14,7 @@ from sw_driver.compiler.layers import (
     AddLayer,
     ConvLayer,
     DepthwiseLayer,
+    FeatureMap,
     Geometry,
     Layer,
     Mask,
@@ -25,6 +26,7 @@ from sw_driver.compiler.quantisation import (
     ACTIVATION_BOUNDS,
     activation_range,
     add_parameters,
+    exact_sum,
     output_multipliers,
 )
 from sw_driver.compiler.vector_lowering import VectorLowering
@@ -53,7 +55,7 @@ class Lowering(VectorLowering):
             "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
             "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
             **dict.fromkeys(COMPARISONS, self.compare), "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad,
-            "CONCATENATION": self.concatenation,
+            "CONCATENATION": self._concatenation,
             "RESIZE_NEAREST_NEIGHBOR": self.resize, **dict.fromkeys(TABLE_OPERATORS, self.unary),
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
         }
@@ -193,6 +195,47 @@ class Lowering(VectorLowering):
             output_zero_point=x.zero_point, output_min=-128, output_max=127, last_lanes=self.config.lanes,
             taps_channels=channels, input_blocks=operand.blocks))
         return Operand(copies, operand.height, operand.width, copies.blocks)
+
+    def _concatenation(self, operator: Operator) -> None:
+        channels = [self.graph.tensors[index].shape[-1] for index in operator.inputs]
+        if operator.options["axis"] % 4 == 3 and any(count % self.config.lanes for count in channels[:-1]):
+            self._joined_channels(operator)
+        else:
+            self.concatenation(operator)
+
+    def _joined_channels(self, operator: Operator) -> None:
+        """CONCATENATION of channels that do not start words: a convolution with weights of one puts each operand's
+        channels in place, and is added to what the operands before it gave; elsewhere both are the zero point."""
+        output = self.graph.tensors[operator.outputs[0]]
+        height, width, channels = pixels_and_channels(output.shape)
+        ones = np.ones(channels, np.int64)
+        zero_point = output.zero_point
+        before: FeatureMap | None = None
+        first = 0
+        for index in operator.inputs:
+            x = self.graph.tensors[index]
+            count = pixels_and_channels(x.shape)[2]
+            filters = np.zeros((channels, 1, 1, count), np.int8)
+            filters[first + np.arange(count), 0, 0, np.arange(count)] = 1
+            first += count
+            operand = self.views.operand(x, height, width, count)
+            filters = _spread(filters, self.views.channel_positions(operand, count), operand.blocks * self.config.lanes)
+            name = f"{self._called(operator)}/{first} channels"
+            last = first == channels
+            target = self.views.make(output) if last else self.views.extra(x, name, height, width, channels)
+            layer = ConvLayer(
+                name=self._called(operator) if last else name, op=operator.op, shape=output.shape,
+                operators=[operator.index], output=target, input=operand,
+                geometry=Geometry((1, 1), (1, 1), (1, 1), (0, 0)), weights=filters,
+                bias=np.zeros(channels, np.int32), multipliers=(ones << 30).astype(np.int32),
+                shifts=ones.astype(np.int8), input_zero_point=zero_point, output_zero_point=zero_point,
+                output_min=-128, output_max=127, last_lanes=self.config.lanes, taps_channels=0,
+                input_blocks=operand.blocks)
+            if before is not None:
+                layer.residual = Operand(before, height, width, before.blocks)
+                layer.add = exact_sum(zero_point)
+            self.layers.append(layer)
+            before = target
 
     def _fully_connected(self, operator: Operator) -> None:
         x, weights, bias = self._weighted(operator)

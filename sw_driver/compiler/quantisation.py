@@ -93,6 +93,13 @@ class AddParameters:
                                    b_shift=self.a_shift, b_zero_point=self.a_zero_point)
 
 
+def exact_sum(zero_point: int) -> AddParameters:
+    """Integers of an ADD of the same quantisation everywhere: (a - zero_point) + (b - zero_point), with the multipliers
+    1 = 2^30 * 2^(1 - 31) and, because operands come times 2^20, 2^-20 = 2^30 * 2^(-19 - 31)."""
+    one = 1 << 30
+    return AddParameters(one, 1, one, 1, one, -19, zero_point, zero_point, zero_point, -128, 127)
+
+
 def add_parameters(a: tuple[float, int], b: tuple[float, int], output: tuple[float, int],
                    activation: str) -> AddParameters:
     """Integers of an ADD from the (scale, zero point) of its operands and output.

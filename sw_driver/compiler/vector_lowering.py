@@ -112,18 +112,13 @@ class VectorLowering:
         self._copy(operator, pieces)
 
     def concatenation(self, operator: Operator) -> None:
-        """CONCATENATION of rows, columns, or channels in whole words."""
-        output = self.graph.tensors[operator.outputs[0]]
+        """CONCATENATION of rows, columns, or channels in whole words: copies."""
         axis = operator.options["axis"] % 4
         at = 0
         pieces = []
         for index in operator.inputs:
             x = self.graph.tensors[index]
             height, width, channels = pixels_and_channels(x.shape)
-            if axis == 3 and at % self.config.lanes:
-                raise CompileError(f"{operator}: channel {at} of {output} does not start a word; with "
-                                   f"{self.config.lanes} lanes, all operands but the last must have a multiple of "
-                                   f"{self.config.lanes} channels")
             origin = (at, 0) if axis == 1 else (0, at) if axis == 2 else (0, 0)
             pieces.append(Piece(self.views.operand(x, height, width, channels), origin, (height, width),
                                 first_block=blocks(at, self.config.lanes) if axis == 3 else 0))
