@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich.columns import Columns
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 import lacuna
@@ -29,6 +29,9 @@ SIZE = 64
 
 #: The map that the decision is made on; it is brought back beside the result, to show where it is at least zero.
 SCORE = "score"
+
+#: From paper to ink, where the terminal has no colours.
+SHADES = " ░▒▓█"
 
 #: Pictures that are run where none are given.
 DEFAULT_PICTURES = 3
@@ -59,12 +62,15 @@ def run(device: lacuna.Device, model: Path, pixels: np.ndarray) -> Seen:
     return Seen(result, mask, exact and counted == mask.sum())
 
 
-def half_blocks(colours: np.ndarray) -> Text:
-    """uint8 [height][width][3] in the terminal, two pixels in a character."""
+def in_terminal(colours: np.ndarray, coloured: bool) -> Text:
+    """uint8 [height][width][3] in the terminal, two pixels in a character; without colours, as shades."""
     text = Text()
-    for upper, lower in zip(colours[::2], colours[1::2], strict=True):
-        for a, b in zip(upper.tolist(), lower.tolist(), strict=True):
-            text.append("▀", style=f"rgb({a[0]},{a[1]},{a[2]}) on rgb({b[0]},{b[1]},{b[2]})")
+    for upper, lower in zip(colours[::2].astype(int), colours[1::2].astype(int), strict=True):
+        for a, b in zip(upper, lower, strict=True):
+            if coloured:
+                text.append("▀", style=f"rgb({a[0]},{a[1]},{a[2]}) on rgb({b[0]},{b[1]},{b[2]})")
+            else:
+                text.append(SHADES[(a[0] + b[0]) * len(SHADES) // 511])
         text.append("\n")
     return text
 
@@ -96,18 +102,22 @@ def show(console: Console, path: Path, pixels: np.ndarray, gated: Seen, dense: S
     Image.fromarray(picture).resize((8 * SIZE, 8 * SIZE), Image.Resampling.NEAREST).save(written)
     macs = [sum(layer.macs - layer.gated for layer in seen.result.layers) for seen in (gated, dense)]
     lines = Text.from_markup(
-        f"[bold]{path.name}[/]\n\n"
+        f"[bold]{path.name}[/]\n"
         f"gated     {digit(gated)}\n"
-        f"          {gated.result.cycles:,} cycles, {macs[0]:,} MACs,\n"
-        f"          {gated.mask.mean():.1%} of the pixels looked at\n"
+        f"          {gated.result.cycles:,} cycles, {macs[0]:,} MACs, {gated.mask.mean():.1%} of the pixels looked at\n"
         f"ungated   {digit(dense)}\n"
-        f"          {dense.result.cycles:,} cycles, {macs[1]:,} MACs\n\n"
+        f"          {dense.result.cycles:,} cycles, {macs[1]:,} MACs\n"
         f"{dense.result.cycles / gated.result.cycles:.2f} times fewer cycles, "
         f"{macs[1] / macs[0]:.2f} times fewer MACs\n"
         f"TFLite Micro: {'equal bit for bit' if gated.exact and dense.exact else '[red]DIFFERENT[/]'}\n"
         f"mask: {written}")
-    console.print(Columns([half_blocks(shrink(np.repeat(pixels[..., np.newaxis], 3, axis=2))),
-                           half_blocks(shrink(picture)), lines], padding=(0, 2)))
+    coloured = console.color_system is not None
+    pictures = Table.grid(padding=(0, 2))
+    pictures.add_row(in_terminal(shrink(np.repeat(pixels[..., np.newaxis], 3, axis=2)), coloured),
+                     in_terminal(shrink(picture), coloured))
+    console.print(pictures)
+    console.print(lines, highlight=False, soft_wrap=True)
+    console.print()
 
 
 def main() -> int:
