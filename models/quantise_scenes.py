@@ -20,7 +20,7 @@ from models.scenes_network import NETWORKS
 from sw_driver.tflite.builder import TfliteBuilder
 
 #: Training scenes that scales are found on, and their seed.
-CALIBRATION_SCENES = 64
+CALIBRATION_SCENES = 32
 _CALIBRATION_SEED = 65
 
 #: Pictures of held-out scenes, one of each digit: scene_0.png to scene_9.png.
