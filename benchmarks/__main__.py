@@ -19,6 +19,7 @@ from benchmarks.report import write_report
 from benchmarks.shapes import peers
 from benchmarks.skipping import dense_layers, zero_activations
 from benchmarks.tables import Section
+from benchmarks.weights import weights
 from hw.contract.config import PRESETS
 from sw_driver.device import DeviceError
 from sw_driver.links.link import LinkError
@@ -29,7 +30,10 @@ ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
     "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
     "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers, "mlperf_tiny": mlperf_tiny,
 }
-SECTIONS = (*ON_A_DEVICE, "networks", "simulation_speed")
+SECTIONS = (*ON_A_DEVICE, "networks", "weights", "simulation_speed")
+
+#: Sections that are measured on the RTL only.
+RTL_ONLY = ("weights", "simulation_speed")
 
 
 def main() -> None:
@@ -47,7 +51,7 @@ def main() -> None:
 
     console = Console()
     console = console if console.is_terminal else Console(width=180)
-    wanted = options.only or [name for name in SECTIONS if name != "simulation_speed" or options.device == "rtl"]
+    wanted = options.only or [name for name in SECTIONS if name not in RTL_ONLY or options.device == "rtl"]
     if not RESNET.exists():
         print("ResNet-8 is not beside the project: the digits network stands in for it")
     started = time.perf_counter()
@@ -71,6 +75,8 @@ def main() -> None:
                         show(measure(bench))
         if "networks" in wanted:
             show(networks(options.device, progress, options.presets))
+        if "weights" in wanted:
+            show(weights(options.preset, progress))
         if "simulation_speed" in wanted:
             show(simulation_speed(options.preset, progress))
     print(f"\n{len(wanted)} sections in {time.perf_counter() - started:.0f} s"

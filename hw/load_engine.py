@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from collections.abc import Callable
+
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl import Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.transfer import BEAT_BYTES, ReadClient
-from hw.contract.commands import Engine, Opcode, Space
+from hw.contract.commands import Engine, Flag, Opcode, Space
 from hw.contract.config import MASK_WORD_BITS, WINDOWS, Config
 from hw.contract.registers import Error
+from hw.contract.weight_format import BLOCK_BYTES_MAX, TAPS_MAX
 from hw.ports import EnginePort, MemoryWrite, WritePort, command_layout
+from hw.weight_decoder.loader import WeightLoader
 
 
 def entry_beats(config: Config, space: Space) -> int:
@@ -74,7 +78,8 @@ class LoadEngine(wiring.Component):
     """Executes LOAD commands, one beat per cycle; entry addresses wrap around at the end of their memory.
 
     A command with a field outside its limits is refused with BAD_COMMAND before anything of it is done; what
-    the bus or a window refuses is reported with its own code. After an error the engine waits for a reset.
+    the bus or a window refuses is reported with its own code, damaged weights with WEIGHT_STREAM. After an error
+    the engine waits for a reset.
 
     Members
     -------
@@ -105,18 +110,43 @@ class LoadEngine(wiring.Component):
         # ---- limits of the fields; the payload is stable, so that the verdict may be registered ----------------
         whole_entries = Signal()
         last_of_entry = Signal(range(most_beats))  # beats of an entry less one
-        with m.Switch(command.space):
+        target = Signal.like(command.space)  # of the beats that are not a block
+        plain_length = Signal(32)  # their bytes
+        compressed, without_maps = Signal(), Signal()
+        m.d.comb += [
+            compressed.eq((command.flags & Flag.COMPRESSED) != 0),
+            without_maps.eq((command.flags & Flag.WITHOUT_MAPS) != 0),
+            target.eq(Mux(compressed, Space.PARAMETER, command.space)),
+            plain_length.eq(Mux(compressed, command.parameter_length, command.length)),
+        ]
+        with m.Switch(target):
             for space in Space:
                 beats = entry_beats(config, space)
                 twos = (beats & -beats).bit_length() - 1  # the rest of a divisor is the Remainder's
                 with m.Case(space):
                     m.d.comb += [
-                        whole_entries.eq(command.length[: 3 + twos] == 0),
+                        whole_entries.eq(plain_length[: 3 + twos] == 0),
                         last_of_entry.eq(beats - 1),
                     ]
-        acceptable = Signal()
+        raw_acceptable, block_acceptable, acceptable = Signal(), Signal(), Signal()
+
+        def within(value: Value, least: int, most: int) -> Value:
+            return (value >= least) & (value <= most)
+
+        m.d.comb += [
+            raw_acceptable.eq((command.offset[:3] == 0) & ~without_maps),
+            block_acceptable.eq(
+                (command.space == Space.WEIGHT) & ~command.offset[0] & ~command.length[0]
+                & (command.length < BLOCK_BYTES_MAX) & within(command.taps, 1, TAPS_MAX)
+                & (command.input_blocks != 0) & (command.output_blocks != 0)
+                & (command.unrolling < len(config.unrollings))
+                & within(command.last_rows, 1, config.lanes) & within(command.last_outputs, 1, config.lanes)
+                & (command.parameter_offset[:3] == 0)),
+        ]
         m.d.sync += acceptable.eq(
-            (command.window < WINDOWS) & (command.offset[:3] == 0) & (command.length != 0) & whole_entries)
+            (command.window < WINDOWS) & (command.length != 0) & whole_entries
+            & ((command.flags & ~(Flag.COMPRESSED | Flag.WITHOUT_MAPS).value & 0xFF) == 0)
+            & Mux(compressed, block_acceptable, raw_acceptable))
         parameter_beats = entry_beats(config, Space.PARAMETER)
         twos = (parameter_beats & -parameter_beats).bit_length() - 1
         remainder_known, multiple = Signal(init=1), Signal(init=1)
@@ -125,27 +155,81 @@ class LoadEngine(wiring.Component):
             m.submodules.entry_check = remainder = Remainder(parameter_beats >> twos, 29 - twos)
             other_space = Signal()
             m.d.comb += [
-                other_space.eq(command.space != Space.PARAMETER),
+                other_space.eq(target != Space.PARAMETER),
                 remainder.start.eq(begin),
-                remainder.number.eq(command.length[3 + twos:]),
+                remainder.number.eq(plain_length[3 + twos:]),
                 remainder_known.eq(remainder.done | other_space),
                 multiple.eq(remainder.zero | other_space),
             ]
 
         # ---- the course of a command --------------------------------------------------------------------------
-        beats_left = Signal(29)
+        skipped = Signal(3)  # bytes of the first beat before a block
+        beats = Signal(29)
+        m.d.comb += [
+            skipped.eq(command.offset[:3]),
+            beats.eq((command.length + skipped + BEAT_BYTES - 1) >> 3),
+        ]
+        plain_beats = Signal(29)  # behind a block; all of them, without one
+        block_left = Signal(29)
+        plain_left = Signal(29)
+        block_written = Signal()
+        awaited = Signal()  # a beat
+        m.d.comb += [
+            plain_beats.eq(plain_length[3:]),
+            awaited.eq((block_left != 0) | (plain_left != 0)),
+        ]
         entry_valid = Signal()  # a whole entry waits to be written
         accept = Signal()  # a beat is taken from the bus
         m.d.comb += [
             bus.request.payload.window.eq(command.window),
-            bus.request.payload.offset.eq(command.offset),
-            bus.request.payload.length.eq(command.length),
+            bus.request.payload.offset.eq(Cat(Const(0, 3), command.offset[3:])),
+            bus.request.payload.length.eq(Cat(Const(0, 3), beats)),
             self.engine.error.eq(bus.error),
         ]
+        with m.If(accept):
+            m.d.sync += counters.beats.eq(counters.beats + 1)
+            with m.If(block_left != 0):
+                m.d.sync += block_left.eq(block_left - 1)
+            with m.Else():
+                m.d.sync += plain_left.eq(plain_left - 1)
+
+        def working(then: Callable[[], None]) -> None:
+            """Beats are under way; `then` unless the bus or the decoder has failed."""
+            m.d.comb += weights.block.valid.eq(compressed & ~block_written)
+            with m.If(weights.block.ready):
+                m.d.sync += block_written.eq(1)
+            with m.If(awaited & ~bus.data.valid):
+                m.d.sync += counters.stalled.eq(counters.stalled + 1)
+            with m.If(bus.error.valid):
+                m.next = "FAILED"
+            with m.Elif(weights.failed):
+                m.d.comb += [
+                    self.engine.error.valid.eq(1),
+                    self.engine.error.code.eq(Error.WEIGHT_STREAM),
+                    self.engine.error.address.eq(command.offset),
+                ]
+                m.next = "FAILED"
+            with m.Else():
+                then()
+
+        def parameters() -> None:
+            m.d.comb += bus.request.valid.eq(1)
+            with m.If(bus.request.ready):
+                m.next = "DATA"
+
+        def finish() -> None:
+            with m.If(~awaited & ~entry_valid & (block_written | weights.block.ready | ~compressed)):
+                m.d.comb += self.engine.command.ready.eq(1)
+                m.next = "IDLE"
+
+        m.submodules.weights = weights = WeightLoader(config)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += begin.eq(self.engine.command.valid)
-                m.d.sync += [beats_left.eq(command.length[3:]), counters.beats.eq(0), counters.stalled.eq(0)]
+                m.d.sync += [
+                    block_left.eq(Mux(compressed, beats, 0)), plain_left.eq(plain_beats), block_written.eq(0),
+                    counters.beats.eq(0), counters.stalled.eq(0),
+                ]
                 with m.If(begin):
                     m.next = "CHECK"
             with m.State("CHECK"):
@@ -159,30 +243,45 @@ class LoadEngine(wiring.Component):
                 with m.Elif(remainder_known):
                     m.d.comb += bus.request.valid.eq(1)
                     with m.If(bus.request.ready):
-                        m.next = "DATA"
+                        with m.If(compressed & (plain_beats != 0)):
+                            m.next = "PARAMETERS"
+                        with m.Else():
+                            m.next = "DATA"
+            with m.State("PARAMETERS"):  # that follow a block are asked for, so that memory never waits
+                m.d.comb += [
+                    bus.request.payload.offset.eq(command.parameter_offset),
+                    bus.request.payload.length.eq(command.parameter_length),
+                ]
+                working(parameters)
             with m.State("DATA"):
-                with m.If(accept):
-                    m.d.sync += [beats_left.eq(beats_left - 1), counters.beats.eq(counters.beats + 1)]
-                with m.If((beats_left != 0) & ~bus.data.valid):
-                    m.d.sync += counters.stalled.eq(counters.stalled + 1)
-                with m.If(bus.error.valid):
-                    m.next = "FAILED"
-                with m.Elif((beats_left == 0) & ~entry_valid):
-                    m.d.comb += self.engine.command.ready.eq(1)
-                    m.next = "IDLE"
+                working(finish)
             with m.State("FAILED"):
                 pass  # until the sequencer resets the engines
 
         # ---- the weight decoder's door ------------------------------------------------------------------------
-        # Beats as they come from the bus, and as they are gathered. Compressed weights (space WEIGHT) will pass
-        # through the decoder here; all other spaces go straight through, as weights do for now.
+        # Beats as they come from the bus, and as they are gathered; those of compressed weights go to the decoder.
         raw = bus.data
         gathered = stream.Signature(unsigned(config.axi_data_bits)).create()
+        block = weights.block.payload
+        of_block = Signal()
         m.d.comb += [
             gathered.payload.eq(raw.payload),
-            gathered.valid.eq(raw.valid),
-            raw.ready.eq(gathered.ready),
+            of_block.eq(block_left != 0),
+            gathered.valid.eq(raw.valid & ~of_block),
+            weights.beats.payload.eq(raw.payload),
+            weights.beats.valid.eq(raw.valid & of_block),
+            raw.ready.eq(Mux(of_block, weights.beats.ready, gathered.ready)),
             accept.eq(raw.valid & raw.ready),
+            weights.last.eq(block_left == 1),
+            weights.begin.eq(begin),
+            weights.address.eq(command.address),
+            weights.map_address.eq(command.map_address),
+            weights.write_maps.eq(~without_maps),
+            block.skip.eq(skipped[1:]),
+            block.units.eq(command.length[1:]),
+            block.order.group.eq(1 << command.unrolling[: max(1, (len(config.unrollings) - 1).bit_length())]),
+            *(getattr(block.order, name).eq(getattr(command, name))
+              for name in ("output_blocks", "taps", "input_blocks", "last_rows", "last_outputs")),
         ]
 
         # ---- gather beats to entries: they are shifted in from the top, so that an entry ends at the top ---------
@@ -206,7 +305,8 @@ class LoadEngine(wiring.Component):
                                                             self.feature.request.payload)))
         word_written = Signal()
         with m.If(begin):
-            m.d.sync += [space.eq(command.space), address.eq(command.address)]
+            m.d.sync += [space.eq(target),
+                         address.eq(Mux(compressed, command.parameter_address, command.address))]
         with m.Elif(word_written):
             m.d.sync += address.eq(address + 1)
 
@@ -239,4 +339,7 @@ class LoadEngine(wiring.Component):
                 port.address.eq(address),
                 port.data.eq(gather[-len(port.data):]),
             ]
+        with m.If(compressed):
+            for port, source in ((self.weight, weights.weight), (self.map, weights.map)):
+                m.d.comb += [port.enable.eq(source.enable), port.address.eq(source.address), port.data.eq(source.data)]
         return m

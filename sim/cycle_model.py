@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import Flag, Opcode, Space
+from hw.contract.commands import Flag, Opcode, Space, transfer_beats
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
+from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,12 @@ class Costs:
     vector: int = 33  #: a vector command, but the steps of its words
     depthwise: int = 45  #: a DEPTHWISE command, but its steps
     dilate: int = 8  #: a DILATE command, but its steps
+    combine: int = 8  #: a COMBINE command, but its words
+    combine_word: int = 4  #: a word of a COMBINE command
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
+    block: int = 16  #: a block of compressed weights, but table and steps
+    table: int = 292  #: the symbol table of a block
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
     store: int = 15  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
@@ -71,7 +76,9 @@ class ConvWork:
     banks : [n, kernel tiles] bit i: its activation word lies in bank i of the feature memory (two bits where it
         straddles two words); 0: it is padding.
     tile_rows : [kernel tiles, output blocks] rows stored in each tile.
-    unrolling : log2 of the output blocks worked on at once.    """
+    unrolling : log2 of the output blocks worked on at once.
+    empty_words : mask words without active pixels that are walked; none where the whole command is passed over.
+    """
 
     issue: NDArray[np.integer]
     banks: NDArray[np.integer]
@@ -128,7 +135,8 @@ def convolution(work: ConvWork, config: Config) -> int:
     n, kernel_tiles, blocks = work.issue.shape
     group_blocks = 1 << work.unrolling
     if n == 0:
-        return COSTS.conv_start + COSTS.conv_empty + -(-blocks // group_blocks) * (work.empty_words + COSTS.wave)
+        groups = -(-blocks // group_blocks) if work.empty_words else 0
+        return COSTS.conv_start + COSTS.conv_empty + groups * (work.empty_words + COSTS.wave)
     pixel_groups = config.rows // group_blocks
     wave_pixels = pixel_groups * config.pixels_per_row
     waves = -(-n // wave_pixels)
@@ -246,14 +254,49 @@ def depthwise(steps: int, words_written: int, config: Config) -> int:
     return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
 
 
+def combine(values: Mapping[str, int]) -> int:
+    """Cycles of a COMBINE command from its fields."""
+    return COSTS.combine + COSTS.combine_word * values["output_rows"] * mask_row_words(values["output_width"])
+
+
 def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
     """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
+    if values["flags"] & Flag.COMPRESSED:
+        return block(values, config)
     beats = values["length"] // 8
     if opcode is Opcode.STORE:
         return COSTS.store + COSTS.write_latency + beats
     entry = config.parameter_entry_bytes // 8
     check = COSTS.parameter_check if values["space"] == Space.PARAMETER and entry & (entry - 1) else 0
     return COSTS.load + COSTS.read_latency + check + beats
+
+
+def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None = None,
+          header: BlockHeader | None = None) -> int:
+    """Cycles of a LOAD of compressed weights, with the bus to itself.
+
+    maps : their row maps; None: all rows stored. header : of the block; None: all ways, and a table.
+
+    The decoder makes a step of all ways per cycle, and is behind a queue.
+    """
+    order = TileOrder.of_command(values, config.lanes)
+    decoder = decoding(order, header or BlockHeader(config.weight_ways, TableKind.GENERAL, maps is not None), maps)
+    return COSTS.load + COSTS.read_latency + max(transfer_beats(values), decoder)
+
+
+def decoding(order: TileOrder, header: BlockHeader, maps: Sequence[int] | None) -> int:
+    """Cycles of the weight decoder for a block; maps : row maps of the tiles; None: all rows are stored."""
+    ways = header.ways
+    if maps is None:
+        rows = order.taps * ((order.input_blocks - 1) * order.lanes + order.last_rows)
+        steps = rows * ((order.output_blocks - 1) * -(-order.lanes // ways) + -(-order.last_outputs // ways))
+    else:
+        tiles = list(order)
+        stored = [row_map.bit_count() for row_map in maps]
+        steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
+        if header.maps:
+            steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
+    return COSTS.block + (0 if header.table is TableKind.PREVIOUS else COSTS.table) + steps
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:
@@ -272,6 +315,8 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
     if opcode is Opcode.DILATE:
         words = values["input_height"] * mask_row_words(values["input_width"])
         return COSTS.dilate + words * (1 + values["kernel_height"] * (1 + 3 * values["kernel_width"]))
+    if opcode is Opcode.COMBINE:
+        return combine(values)
     if opcode is Opcode.DEPTHWISE:
         lines = values["kernel_height"] * depthwise_lines(values["kernel_width"])
         kept = values["dilation_x"] == 1 and lines <= DEPTHWISE_KEPT_LINES and values["stride_x"] < DEPTHWISE_TAPS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hw.contract.commands import COMMAND_BYTES, Engine, Opcode
+from hw.contract.commands import COMMAND_BYTES, Engine, Opcode, transfer_beats
 from hw.contract.config import Config
 from sim.cycle_model import COSTS, overlap
 from sim.tokens import Command, overlaps, predecessors
@@ -158,8 +158,10 @@ class _Timeline:
         span = self.spans[i] = self._span(i, start)
         self.started[engine] += 1
         if self.commands[i].opcode is Opcode.LOAD:
-            beats = self.commands[i].values["length"] // 8
+            beats = transfer_beats(self.commands[i].values)
+            alone = COSTS.load + COSTS.read_latency + beats
+            behind = max(0, self.cycles[i] - alone)  # cycles of a decoder behind its last beat
             span.end = span.left = max(span.end, self.bus_free + beats + COSTS.load_end)
-            self.bus_free = span.end - COSTS.load_end
+            self.bus_free = span.end - COSTS.load_end - behind
             self.loading = span
         return True

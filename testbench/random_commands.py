@@ -52,6 +52,8 @@ def random_convolution(rng: np.random.Generator, config: Config, zero_point: int
     """
     lanes = config.lanes
     flags = int(rng.choice([0, Flag.GATED, Flag.ADD, Flag.GATED | Flag.ADD])) | int(rng.choice([0, 0, Flag.TABLE]))
+    if flags & Flag.GATED and rng.random() < 0.25:
+        flags |= Flag.WHOLE
     height, width = int(rng.integers(1, 8)), int(rng.integers(1, 12))
     kernel = [int(rng.integers(1, min(5, 2 + side))) for side in (height, width)]
     stride = [int(rng.integers(1, 4)) for _ in range(2)]
@@ -113,7 +115,8 @@ def _addition(rng: np.random.Generator) -> dict[str, int]:
 def random_vector_command(rng: np.random.Generator, config: Config) -> tuple[Opcode, dict[str, int]]:
     """Any command of the vector engine; two of three gated, one of four with a table, where it may be."""
     opcode = Opcode(int(rng.choice([opcode for opcode, engine in ENGINE_OF.items() if engine is Engine.VECTOR])))
-    blocks = 1 if opcode in (Opcode.DECIDE, Opcode.DILATE) else int(rng.integers(1, 4))
+    makes_mask = opcode in (Opcode.DECIDE, Opcode.DILATE, Opcode.COMBINE)
+    blocks = 1 if makes_mask else int(rng.integers(1, 4))
     height, width = int(rng.integers(1, 6)), int(rng.integers(1, 12))
     if rng.random() < 0.2:  # wider than a mask word
         height, width, blocks = 1, int(rng.integers(65, 140)), 1
@@ -124,8 +127,14 @@ def random_vector_command(rng: np.random.Generator, config: Config) -> tuple[Opc
         "mask_base": int(rng.integers(0, config.mask_words)), "output_base": config.feature_words // 2,
         **{f"output_{name}": value for name, value in place.items()},
     }
-    if opcode not in (Opcode.DECIDE, Opcode.DILATE):
+    if opcode is Opcode.COMBINE:
+        bases = {name: int(rng.integers(0, config.mask_words)) for name in ("other_base", "target_base")}
+        if rng.random() < 0.3:  # in place
+            bases["target_base"] = values["mask_base"]
+        return opcode, values | bases | {"inverted": int(rng.integers(8)), "spread": int(rng.choice([0, 0, 1, 2, 3]))}
+    if not makes_mask:
         values["flags"] = int(Flag.GATED) * int(rng.random() < 0.66) | int(Flag.TABLE) * int(rng.random() < 0.25)
+        values["flags"] |= int(Flag.WHOLE) * int(values["flags"] & Flag.GATED != 0 and rng.random() < 0.2)
         values["table_base"] = int(rng.integers(0, config.weight_words))
     if opcode in (Opcode.ADD, Opcode.MUL):
         values |= {f"{operand}_{name}": value for operand in ("a", "b") for name, value in place.items()}
@@ -159,7 +168,8 @@ def _window(rng: np.random.Generator, config: Config, opcode: Opcode, output: di
         "pad_top": pad[0], "pad_left": pad[1],
     }
     if opcode is Opcode.DECIDE:
-        return values | {"bound": int(rng.integers(-129, 129)), "invert": int(rng.integers(2))}
+        any_lane = int(rng.random() < 0.3)
+        return values | {"bound": int(rng.integers(-129, 129)), "invert": int(rng.integers(2)), "any_lane": any_lane}
     if opcode is Opcode.DILATE:
         words = output["output_rows"] * layouts.mask_row_words(output["output_width"])
         return values | {"target_base": (output["mask_base"] + words) % config.mask_words}

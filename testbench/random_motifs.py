@@ -79,6 +79,7 @@ class GraphGenerator(VectorMotifs):
         self.largest_tiles = 0
         self.largest_mask = 0
         self._lanes = lanes
+        self._block = int(rng.choice([4, 8, 16]))  # channels of which gates close all at a time
         self._maps: list[int] = []  # feature maps, rank 4, that motifs may start from
         self._consumed: set[int] = set()
         self._produced: list[int] = []
@@ -117,7 +118,8 @@ class GraphGenerator(VectorMotifs):
                 self._add_input_map()
             motifs = [self._plain_conv, self._plain_conv, self._residual, self._residual, self._pool, self._pool,
                       self._any_add, self._reshape_map, self._any_depthwise, self._any_depthwise,
-                      self._unary, self._unary, self._product, self._together, self._together]
+                      self._unary, self._unary, self._unary, self._product, self._together, self._together,
+                      self._channel_gated, self._channel_gated]
             if gated is not False:
                 motifs += [self._gated] * 3
             count = self._between(1, self._size.motifs)
@@ -323,12 +325,38 @@ class GraphGenerator(VectorMotifs):
         self._masks.append(mask)
         return mask
 
+    def _condition(self, x: int, depth: int = 0) -> int:
+        """A mask for the pixels of `x`, or for all of it: an input, a decision, or masks put together."""
+        height, width = self.builder.shape(x)[1:3]
+        kind = self._pick(["decision", "decision", "mask", "mask", "once", "combined" if depth < 2 else "mask"])
+        if kind == "mask":
+            return self._mask((1, 1, 1, 1) if self._chance(0.15) else (1, height, width, 1))
+        if kind == "combined":
+            self.largest_mask = max(self.largest_mask, 3 * height * mask_row_words(width))
+            operands = [self._condition(x, depth + 1) for _ in range(2)]
+            if self._chance(0.3):
+                operands[0] = self.builder.add_logical("LOGICAL_NOT", operands[0])
+            return self.builder.add_logical(self._pick(["LOGICAL_AND", "LOGICAL_OR"]), *operands)
+        pooled = self._mean(x) if kind == "once" else x
+        return self._decision_once(pooled) if pooled != x else self._decision(x)
+
+    def _decision_once(self, pooled: int) -> int:
+        """A decision about all pixels, from pooled features: a convolution or a fully connected layer, compared."""
+        channels = self.builder.shape(pooled)[3]
+        if self._chance(0.5):
+            return self._compare(self._fully_connected(pooled, 1, channels, keep_num_dims=self._chance(0.5)))
+        return self._compare(self._conv(pooled, _Window((1, 1)), 1))
+
     def _decision(self, x: int) -> int:
         """A mask that the network decides: a convolution to one channel, compared with a constant."""
         kernel = self._pick([(1, 1), (3, 3)])
         score = self._conv(x, _Window(kernel), 1, (random_scale(self._rng), random_zero_point(self._rng)))
         height, width = self.builder.shape(x)[1:3]
         self.largest_mask = max(self.largest_mask, 2 * height * mask_row_words(width))
+        return self._compare(score)
+
+    def _compare(self, score: int) -> int:
+        """A comparison with a constant."""
         same = self._chance(0.5)
         scale = self.builder.scale(score) if same else random_scale(self._rng)
         zero_point = self.builder.zero_point(score) if same else random_zero_point(self._rng)
@@ -363,9 +391,38 @@ class GraphGenerator(VectorMotifs):
         branch = self._end_of_branch(branch, skip, quantisation)
         if not self._chance(0.2):  # most often nobody else reads what the branch computes
             del self._maps[kept:]
-        mask = self._decision(skip) if self._chance(0.5) else self._mask((*self.builder.shape(branch)[:3], 1))
+        mask = self._condition(skip)
         operands = (skip, branch) if self._chance(0.12) else (branch, skip)
         return self._note(self.builder.add_select_v2(mask, *operands), *operands)
+
+    def _channel_gated(self, x: int) -> int:
+        """Channels that a gate, made of another map's pooled features, closes: some of them by whole blocks."""
+        pooled = self._mean(x)
+        if pooled == x:
+            return x
+        rng, builder = self._rng, self.builder
+        _batch, height, width, inputs = builder.shape(x)
+        kernel = self._pick([(1, 1), (3, 3)])
+        channels = self._channels(height * width, inputs, kernel[0] * kernel[1])
+        weights = random_weights(rng, (channels, inputs))
+        bias = rng.integers(-2000, 2000, channels).astype(np.int32)
+        bias[rng.random(channels // self._block + 1).repeat(self._block)[:channels] < 0.4] = -1_000_000
+        scale, zero_point = random_scale(rng), random_zero_point(rng)
+        gate = builder.add_fully_connected(
+            pooled, weights, bias, random_multipliers(rng, weights) * scale / builder.scale(pooled), scale=scale,
+            zero_point=zero_point, keep_num_dims=True, activation="RELU" if self._chance(0.5) else "NONE")
+        self._count(gate, weights, blocks(inputs, self._lanes))
+        if self._chance(0.5):
+            gate = builder.add_unary("RELU", gate, scale=scale, zero_point=zero_point)
+        kept = len(self._maps)
+        y = self._conv(x, _Window(kernel), channels)
+        for _ in range(self._between(0, 1)):
+            y = self._depthwise(y, _Window((3, 3)))
+        if self._chance(0.7):  # most often nobody else reads what the gate closes
+            del self._maps[kept:]
+        scale = float(np.float32(builder.scale(y) * builder.scale(gate) * 2.0 ** rng.uniform(4, 8)))
+        operands = (gate, y) if self._chance(0.3) else (y, gate)
+        return self._note(builder.add_mul(*operands, scale=scale, zero_point=random_zero_point(rng)), y, gate)
 
     def _gated_in_place(self, x: int) -> int:
         """A gate inside a branch, around one convolution."""

@@ -54,6 +54,7 @@ class Opcode(enum.IntEnum):
     MEAN = 0x35
     DECIDE = 0x36
     DILATE = 0x37
+    COMBINE = 0x38
 
 
 #: The engine that an opcode is for; BEGIN and END are the sequencer's own.
@@ -69,6 +70,7 @@ ENGINE_OF: dict[Opcode, Engine] = {
     Opcode.MEAN: Engine.VECTOR,
     Opcode.DECIDE: Engine.VECTOR,
     Opcode.DILATE: Engine.VECTOR,
+    Opcode.COMBINE: Engine.VECTOR,
 }
 
 
@@ -80,6 +82,9 @@ class Flag(enum.IntFlag):
     ADD = 4  #: a residual ADD follows the requantisation (CONV)
     TABLE = 8  #: every result, clamped, is replaced by its entry in a table of 256 bytes (all compute commands)
     ORDERED = 16  #: no activation is fetched before the command in front of it on this engine is complete (CONV)
+    COMPRESSED = 32  #: a block of compressed weights (`weight_format`) is decoded: tiles and their row maps (LOAD)
+    WITHOUT_MAPS = 64  #: COMPRESSED: row maps are not written (weights of a DEPTHWISE command)
+    WHOLE = 128  #: GATED: bit 0 of the mask word at mask_base stands for every pixel of the command
 
 
 class Space(enum.IntEnum):
@@ -135,10 +140,23 @@ _LOAD = (
     Field("window", 8, "address window that is read"),
     Field("space", 8, "Space that is written"),
     Field("reserved_16", 16, "zero"),
-    Field("offset", 32, "bytes from the window's base; a multiple of 8"),
-    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8"),
+    Field("offset", 32, "bytes from the window's base; a multiple of 8; COMPRESSED: of 2"),
+    Field("length", 32, "bytes; a multiple of 8 and of the destination's entry; at least 8; COMPRESSED: of the block, "
+                        "a multiple of 2, less than 2^29"),
     Field("address", 32, "first entry written: FEATURE lanes bytes; WEIGHT 2 x lanes bytes; MAP and MASK "
                          "8 bytes; PARAMETER Config.parameter_entry_bytes"),
+    # COMPRESSED, whose space is WEIGHT: where row maps go, and which tiles the block holds.
+    Field("map_address", 32, "COMPRESSED: first map memory entry written"),
+    Field("taps", 16, "COMPRESSED: kernel_height x kernel_width, 1 to 256; DEPTHWISE: lines of taps"),
+    Field("input_blocks", 16, "COMPRESSED: of a tap, at least 1"),
+    Field("output_blocks", 16, "COMPRESSED: at least 1"),
+    Field("unrolling", 8, "COMPRESSED: log2 of the output blocks of a group"),
+    Field("last_rows", 8, "COMPRESSED: rows that exist in a tap's last tile, 1 to lanes"),
+    Field("last_outputs", 8, "COMPRESSED: output channels that exist in the last block, 1 to lanes"),
+    # Parameters come behind a block in one command: memory delivers them while the decoder is still at work.
+    Field("parameter_offset", 32, "COMPRESSED: of parameters, from the window's base; a multiple of 8"),
+    Field("parameter_length", 32, "COMPRESSED: their bytes, whole entries; 0: none"),
+    Field("parameter_address", 32, "COMPRESSED: first parameter entry written"),
 )
 
 _STORE = (
@@ -160,8 +178,8 @@ _OUTPUT = (
     Field("output_rows", 16, "output rows computed; at least 1"),
     Field("output_width", 16, "output pixels in a row; at least 1"),
     Field("output_blocks", 16, "output channel blocks computed; at least 1"),
-    Field("mask_base", 16, "GATED, DILATE; written by DECIDE: mask word of pixel (output_y, 0); a row takes "
-                           "ceil(output_width / 64) words"),
+    Field("mask_base", 16, "GATED, DILATE, COMBINE; written by DECIDE: mask word of pixel (output_y, 0); a row takes "
+                           "ceil(output_width / 64) words; WHOLE: the only word"),
 )
 
 # Where input pixel (y, x), block b lies: input_base + y * input_row_stride + x * input_pixel_stride + b,
@@ -276,12 +294,14 @@ _DEPTHWISE = (
 )
 
 # One mask bit for each output pixel, written from mask_base on: whether the largest value of channel 0 in its window
-# is at least `bound`. Bits past the end of a row are zero. Nothing goes to the output in the feature memory.
+# is at least `bound`; or whether, in any lane of the word, it differs from `bound` (a gate of channels that is open).
+# Bits past the end of a row are zero. Nothing goes to the output in the feature memory.
 _DECIDE = (
     *_INPUT,
     *_OUTPUT,
     Field("bound", 16, "smallest value that sets the bit", signed=True),
     Field("invert", 8, "1: the bit is set where it would be clear, and the other way round"),
+    Field("any_lane", 8, "1: the bit is set where the value of some lane differs from `bound`"),
 )
 
 # The mask of a convolution's output, output_rows x output_width, becomes that of its input, input_height x
@@ -290,6 +310,17 @@ _DILATE = (
     *_INPUT,
     *_OUTPUT,
     Field("target_base", 16, "mask word of input pixel (0, 0)"),
+)
+
+# The AND of two masks of output_rows x output_width; with inversions, also OR and NOT. Bits past the end of a row are
+# zero. Nothing goes to the output in the feature memory.
+_COMBINE = (
+    *_OUTPUT,
+    Field("other_base", 16, "mask word of pixel (0, 0) of the second mask; mask_base is that of the first"),
+    Field("target_base", 16, "mask word of pixel (0, 0) of the result; may be that of a mask that is read"),
+    Field("inverted", 8, "bits 0 to 2: the first mask, the second, the result is inverted"),
+    Field("spread", 8, "bits 0 and 1: bit 0 of the word at the base of the first mask, of the second, stands for "
+                       "every pixel"),
 )
 
 #: Fields after the header, by opcode, packed one after the other from byte 8; the rest is zero.
@@ -309,6 +340,7 @@ BODY: dict[Opcode, tuple[Field, ...]] = {
     Opcode.MEAN: _MEAN,
     Opcode.DECIDE: _DECIDE,
     Opcode.DILATE: _DILATE,
+    Opcode.COMBINE: _COMBINE,
 }
 
 
@@ -319,6 +351,21 @@ class CommandError(ValueError):
 def fields(opcode: Opcode) -> tuple[Field, ...]:
     """Header and body of a command, in the order of the bytes."""
     return HEADER + BODY[opcode]
+
+
+def transfers(values: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Offset and length of what a LOAD or STORE moves on the bus, in order: whole beats of 8 bytes around a block,
+    and the parameters behind it."""
+    first = values["offset"] & ~7
+    moved = [(first, (values["offset"] + values["length"] + 7 & ~7) - first)]
+    if values["flags"] & Flag.COMPRESSED and values["parameter_length"]:
+        moved.append((values["parameter_offset"], values["parameter_length"]))
+    return moved
+
+
+def transfer_beats(values: Mapping[str, int]) -> int:
+    """Beats of 8 bytes that a LOAD or STORE moves."""
+    return sum(length for _offset, length in transfers(values)) // 8
 
 
 def encode(opcode: Opcode, values: Mapping[str, int]) -> bytes:
@@ -379,7 +426,7 @@ COUNTERS: dict[Engine, tuple[tuple[str, str], ...]] = {
         ("stalled_drain", "row-cycles in which an activation word waited for a free accumulator bank"),
     ),
     Engine.VECTOR: (
-        ("active_pixels", "output pixels computed; DECIDE: bits set; DILATE: 0"),
+        ("active_pixels", "output pixels computed; DECIDE, COMBINE: bits set; DILATE: 0"),
         ("words_read", "feature memory words read"),
         ("words_written", "feature memory words written"),
     ),

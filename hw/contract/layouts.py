@@ -42,7 +42,7 @@ Parameters
 
 Decision masks
     One bit per output pixel. A row of pixels starts at a new 64-bit word: pixel (y, x) is bit x % 64 of
-    word y * ceil(width / 64) + x // 64.
+    word y * ceil(width / 64) + x // 64. A mask for a whole command is bit 0 of one word.
 
 Waves
     A CONV command works through its groups one after the other; in each, through its active pixels in

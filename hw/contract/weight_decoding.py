@@ -50,6 +50,11 @@ class Tiles:
     maps: list[int]
     words: bytes
 
+    def entries(self, lanes: int) -> bytes:
+        """The row maps as the map memory holds them, whole entries of 8 bytes."""
+        value = sum(row_map << lanes * i for i, row_map in enumerate(self.maps))
+        return value.to_bytes(-(-len(self.maps) * lanes // 64) * 8, "little")
+
 
 class _Ways:
     """The states' streams: units in the order in which they are asked for."""
@@ -83,9 +88,16 @@ class _Ways:
 
 
 def decode(data: bytes, order: TileOrder) -> Tiles:
-    """The tiles of a block. Raises WeightStreamError if the block is damaged; never returns wrong ones as good.
+    """The tiles of a block that needs no other before it; see `decode_block`."""
+    return decode_block(data, order, None)[0]
 
-    data : the block, without what follows it.
+
+def decode_block(data: bytes, order: TileOrder, previous: Sequence[Symbol] | None) -> tuple[Tiles, Sequence[Symbol]]:
+    """The tiles of a block, and its symbol table.
+
+    data : the block, without what follows it. previous : the table of the block decoded before, if there was one.
+
+    Raises WeightStreamError if the block is damaged; never returns wrong tiles as good.
     """
     if not data or len(data) % 2:
         raise WeightStreamError(f"a block is a multiple of 2 bytes, not {len(data)}")
@@ -104,7 +116,7 @@ def decode(data: bytes, order: TileOrder) -> Tiles:
     check = zlib.crc32((header | zeros << UNIT_BITS).to_bytes(lanes, "little"))
     try:
         bins = _read_bins(header, ways)
-        table = _table(header, bins)
+        table = _table(header, bins, previous)
     except TableError as error:
         raise WeightStreamError(f"the table is damaged: {error}") from None
     for item in bins:
@@ -157,12 +169,12 @@ def decode(data: bytes, order: TileOrder) -> Tiles:
             words += values
         words += bytes(lanes * (rows & 1))
     _finish(ways, states, check)
-    return Tiles(maps, bytes(words))
+    return Tiles(maps, bytes(words)), table
 
 
 def _read_bins(header: int, ways: _Ways) -> list[Bin]:
     kind, standard = header >> TABLE_SHIFT & 3, header >> STANDARD_SHIFT
-    if kind == TableKind.STANDARD:
+    if kind == TableKind.STANDARD or (kind == TableKind.PREVIOUS and not standard):
         return []
     if kind not in (TableKind.SYMMETRIC, TableKind.GENERAL) or standard:
         raise TableError(f"there is no kind {kind}")
@@ -180,12 +192,16 @@ def _read_bins(header: int, ways: _Ways) -> list[Bin]:
     return bins
 
 
-def _table(header: int, bins: Sequence[Bin]) -> list[Symbol]:
+def _table(header: int, bins: Sequence[Bin], previous: Sequence[Symbol] | None) -> Sequence[Symbol]:
     kind, standard = header >> TABLE_SHIFT & 3, header >> STANDARD_SHIFT
     if kind == TableKind.STANDARD:
         if standard >= len(STANDARD_TABLES):
             raise TableError(f"there is no standard table {standard}")
         return STANDARD_TABLES[standard]
+    if kind == TableKind.PREVIOUS:
+        if previous is None:
+            raise TableError("there is no previous one")
+        return previous
     return symbols(bins, kind == TableKind.SYMMETRIC)
 
 

@@ -29,25 +29,39 @@ _Operation = tuple[Symbol, int]
 
 
 def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.003) -> bytes:
-    """A compressed block.
+    """A block that needs no other before it; see `encode_block`."""
+    return encode_block(maps, words, order, ways, share)[0]
+
+
+def encode_block(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.003, *,
+                 previous: Sequence[Symbol] | None = None, only_previous: bool = False, slack: float = 0.0,
+                 others: Sequence[int] | None = None) -> tuple[bytes, Sequence[Symbol]]:
+    """A compressed block, and its symbol table.
 
     Parameters
     ----------
     maps : row map of each tile. words : the stored rows, as the weight store has them.
     ways : most states that the decoder has, a power of two; fewer are used where they would take more than `share`
         of the block.
+    previous : the table of the block that is decoded before; used where that takes at most `slack` bits more than
+        another one, which takes time to be built. only_previous : no other one may be.
+    others : 256 counts of the weights, -128 to 127, of blocks that will use this one's table.
 
-    Raises ValueError for a row or an output channel that does not exist in `order` and is not zero.
+    Raises ValueError for a row or an output channel that does not exist in `order` and is not zero; and where
+    `previous` can't code the weights, but must.
     """
     rows = _rows(maps, words, order)
-    histogram = [0] * 256
-    for tile, stored in zip(order, rows, strict=True):
-        for row in stored:
-            if any(row[tile.outputs :]):
-                raise ValueError("a weight of an output channel that does not exist is not zero")
-            for value in row[: tile.outputs]:
-                histogram[value ^ 0x80] += 1
-    header, bins, table, bits = _choose_table(histogram)
+    histogram = _count(rows, order)
+    combined = histogram if others is None else [own + other for own, other in zip(histogram, others, strict=True)]
+    if only_previous:
+        if previous is None:
+            raise ValueError("there is no previous table")
+        header, bins, table = TableKind.PREVIOUS << TABLE_SHIFT, [], previous
+    else:
+        header, bins, table = _choose_table(combined, previous, slack)
+    bits = cost(histogram, table)
+    if bits == float("inf"):
+        raise ValueError("the previous table has no symbol for one of the weights")
     count = max(1, min(ways, order.lanes))
     while count > 1 and WAY_BITS * count > share * bits:
         count //= 2
@@ -68,7 +82,23 @@ def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share
     block = header.to_bytes(2, "little") + prefix + body
     while len(block) > 2 and block.endswith(bytes(2)):
         block = block[:-2]
-    return block
+    return block, table
+
+
+def count_weights(maps: Sequence[int], words: bytes, order: TileOrder) -> list[int]:
+    """How often each weight occurs, -128 to 127, in the stored rows; errors as in `encode_block`."""
+    return _count(_rows(maps, words, order), order)
+
+
+def _count(rows: Sequence[Sequence[bytes]], order: TileOrder) -> list[int]:
+    histogram = [0] * 256
+    for tile, stored in zip(order, rows, strict=True):
+        for row in stored:
+            if any(row[tile.outputs :]):
+                raise ValueError("a weight of an output channel that does not exist is not zero")
+            for value in row[: tile.outputs]:
+                histogram[value ^ 0x80] += 1
+    return histogram
 
 
 def _rows(maps: Sequence[int], words: bytes, order: TileOrder) -> list[list[bytes]]:
@@ -88,9 +118,12 @@ def _rows(maps: Sequence[int], words: bytes, order: TileOrder) -> list[list[byte
     return tiles
 
 
-def _choose_table(histogram: Sequence[int]) -> tuple[int, list[Bin], list[Symbol], float]:
-    """Header bits, the bins to be written, the symbols, and about how many bits the weights take."""
-    choices: list[tuple[float, int, list[Bin], list[Symbol]]] = []
+def _choose_table(histogram: Sequence[int], previous: Sequence[Symbol] | None, slack: float,
+                  ) -> tuple[int, list[Bin], Sequence[Symbol]]:
+    """Header bits, the bins to be written, and the symbols, that take the fewest bits."""
+    choices: list[tuple[float, int, list[Bin], Sequence[Symbol]]] = []
+    if previous is not None:
+        choices.append((cost(histogram, previous) - slack, TableKind.PREVIOUS << TABLE_SHIFT, [], previous))
     for index, table in enumerate(STANDARD_TABLES):
         choices.append((cost(histogram, table), TableKind.STANDARD << TABLE_SHIFT | index << STANDARD_SHIFT, [], table))
     for kind in (TableKind.SYMMETRIC, TableKind.GENERAL):
@@ -100,8 +133,8 @@ def _choose_table(histogram: Sequence[int]) -> tuple[int, list[Bin], list[Symbol
         except TableError:
             continue  # a distribution that such a table can't have, of a single value for example
         choices.append((cost(histogram, table) + sum(item.bits for item in bins), kind << TABLE_SHIFT, bins, table))
-    bits, header, bins, table = min(choices, key=lambda choice: choice[0])
-    return header, bins, table, bits
+    _bits, header, bins, table = min(choices, key=lambda choice: choice[0])
+    return header, bins, table
 
 
 def _steps(maps: Sequence[int], rows: Sequence[Sequence[bytes]], order: TileOrder, count: int,

@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hw.contract.weight_tables import FREQUENCY_BITS
 
@@ -54,6 +54,10 @@ STATE_LOW = 1 << STATE_BITS
 #: Bits of the check value, and how many of them a final state holds.
 CHECK_BITS = 32
 STATE_CHECK_BITS = STATE_BITS - 8
+#: Taps of a kernel at most (16 x 16).
+TAPS_MAX = 256
+#: A block has fewer bytes.
+BLOCK_BYTES_MAX = 1 << 29
 #: log2 of the most ways that the format can express.
 WAYS_MAX = 4
 
@@ -70,6 +74,22 @@ class TableKind(enum.IntEnum):
     STANDARD = 0  #: one of `weight_standard_tables`
     SYMMETRIC = 1  #: written in the block, of magnitudes
     GENERAL = 2  #: written in the block, of values
+    PREVIOUS = 3  #: the table of the block decoded before, in the same program; there must be one
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockHeader:
+    """What a block's first unit says."""
+
+    ways: int
+    table: TableKind
+    maps: bool
+
+    @classmethod
+    def of(cls, block: bytes) -> BlockHeader:
+        """The header of a block."""
+        unit = int.from_bytes(block[:2], "little")
+        return cls(1 << (unit & WAYS_MASK), TableKind(unit >> TABLE_SHIFT & 3), bool(unit & MAPS_CODED))
 
 
 def check_fields(ways: int) -> list[tuple[int, int]]:
@@ -114,6 +134,12 @@ class TileOrder:
         for name in ("last_rows", "last_outputs"):
             if not 1 <= getattr(self, name) <= self.lanes:
                 raise ValueError(f"TileOrder: {name} must be 1 to lanes ({self.lanes}), not {getattr(self, name)}")
+
+    @classmethod
+    def of_command(cls, values: Mapping[str, int], lanes: int) -> TileOrder:
+        """What the fields of a LOAD command with COMPRESSED say."""
+        return cls(lanes, 1 << values["unrolling"], values["output_blocks"], values["taps"], values["input_blocks"],
+                   values["last_rows"], values["last_outputs"])
 
     @property
     def tiles(self) -> int:

@@ -194,6 +194,7 @@ class ConvEngine(wiring.Component):
         m.d.comb += [
             walker.start.eq(start),
             walker.gated.eq(command.flags & Flag.GATED != 0),
+            walker.whole.eq(command.flags & Flag.WHOLE != 0),
             *(getattr(walker, name).eq(setup.walk[name]) for name in (
                 "first_y", "first_address", "row_step", "pixel_step")),
             *(getattr(walker, name).eq(command[name]) for name in (

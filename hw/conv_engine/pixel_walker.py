@@ -57,7 +57,7 @@ class PixelWalker(wiring.Component):
     Members
     -------
     start : pulse; the values below are stable from then on.
-    gated, output_rows, output_width, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left :
+    gated, whole, output_rows, output_width, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left :
         from the command. first_y : input row of the first output row's window (may be negative).
     first_address : input address of that row's position 0 - pad_left. row_step, pixel_step : input
         address from an output row, pixel, to the next. output_row_stride, output_pixel_stride : words.
@@ -76,6 +76,7 @@ class PixelWalker(wiring.Component):
         super().__init__({
             "start": In(1),
             "gated": In(1),
+            "whole": In(1),
             "output_rows": In(16),
             "output_width": In(16),
             "output_blocks": In(16),
@@ -140,8 +141,15 @@ class PixelWalker(wiring.Component):
             last_group.eq(remaining_blocks <= blocks_at_once),
             group_blocks.eq(Mux(last_group, remaining_blocks, blocks_at_once)),
             # The words of a region follow one another: the next is read while this one is taken.
-            self.mask.address.eq(mask_at + next_word),
+            self.mask.address.eq(mask_at + (next_word & ~self.whole)),
         ]
+        active = Signal(MASK_WORD_BITS)
+        with m.If(self.whole):
+            m.d.comb += active.eq(self.mask.data[0].replicate(MASK_WORD_BITS))
+        with m.Elif(self.gated):
+            m.d.comb += active.eq(self.mask.data)
+        with m.Else():
+            m.d.comb += active.eq(-1)
 
         # ---- the word being walked: one pixel per cycle ---------------------------------------------------
         pending = Signal(MASK_WORD_BITS)
@@ -222,12 +230,12 @@ class PixelWalker(wiring.Component):
                 with m.If((pending == 0) | ((rest == 0) & take)):
                     m.d.comb += next_word.eq(1)
                     m.d.sync += [
-                        pending.eq(Mux(self.gated, self.mask.data, -1) & inside),
+                        pending.eq(active & inside),
                         walked_x.eq(word_x),
                         walked_address.eq(row_address),
                         walked_y.eq(row_y),
                         walked_output.eq(row_output),
-                        mask_at.eq(mask_at + 1),
+                        mask_at.eq(mask_at + ~self.whole),
                         word_x.eq(word_x + MASK_WORD_BITS),
                     ]
                     with m.If(word_is_row_last):
@@ -240,6 +248,8 @@ class PixelWalker(wiring.Component):
                         ]
                         with m.If(row_is_last):
                             m.next = "DRAIN"
+                    with m.If(self.whole & ~self.mask.data[0]):
+                        m.next = "IDLE"
             with m.State("DRAIN"):
                 with m.If(pending == 0):
                     m.d.comb += group_ended.eq(1)

@@ -153,7 +153,8 @@ class CommandSetup(wiring.Component):
                 Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], -31, 31))
                 for name in ("a", "b", "sum")).all()),
             self.acceptable.eq(Cat(
-                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED).value == 0,
+                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE).value == 0,
+                (flags & Flag.GATED != 0) | (flags & Flag.WHOLE == 0),
                 layout_fits, addition_fits | (flags & Flag.ADD == 0),
                 between(command.kernel_height, 1, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
                 command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,

@@ -13,7 +13,8 @@ from hw.vector_engine.settings import Settings
 
 
 class Decide(wiring.Component):
-    """One bit per result: lane 0 at least the bound, or not. A row of bits starts a new word.
+    """One bit per result: lane 0 at least the bound, or not; or some lane other than the bound. A row of bits starts
+    a new word.
 
     Members
     -------
@@ -38,11 +39,12 @@ class Decide(wiring.Component):
         settings, result, request = self.settings, self.result, self.write.request
         column, address = Signal(16), Signal.like(request.payload.address)
         word = Signal(MASK_WORD_BITS)
-        bit, accept, last_of_row, full = Signal(), Signal(), Signal(), Signal()
+        bit, differs, accept, last_of_row, full = Signal(), Signal(), Signal(), Signal(), Signal()
         within = column[: (MASK_WORD_BITS - 1).bit_length()]
         filled = Signal(MASK_WORD_BITS)
         m.d.comb += [
-            bit.eq((result.payload.values[0][0] >= settings.bound) ^ settings.invert),
+            differs.eq(Cat(value != settings.bound for part in result.payload.values for value in part).any()),
+            bit.eq(Mux(settings.any_lane, differs, result.payload.values[0][0] >= settings.bound) ^ settings.invert),
             result.ready.eq(~request.valid | request.ready),
             accept.eq(result.valid & result.ready),
             last_of_row.eq(column == settings.output_width - 1),

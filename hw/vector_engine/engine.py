@@ -11,6 +11,7 @@ from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, EnginePort, MaskWrite, MemoryRead, ReadPort, WritePort
+from hw.vector_engine.combine import Combine
 from hw.vector_engine.decide import Decide
 from hw.vector_engine.depthwise_mac import DepthwiseMac
 from hw.vector_engine.depthwise_walk import DepthwiseWalk, LineTag
@@ -67,6 +68,7 @@ class VectorEngine(wiring.Component):
         m.submodules.depthwise_mac = depthwise_mac = DepthwiseMac(config, tag_bits)
         m.submodules.decide = decide = Decide(config)
         m.submodules.dilate = dilate = Dilate(config)
+        m.submodules.combine = combine = Combine(config)
         m.submodules.post_process = post_process = PostProcess(config)
 
         connect(m, pixels.item, windows.item)
@@ -98,12 +100,17 @@ class VectorEngine(wiring.Component):
                 _route(m, reduce.result, post_process.result)
         with m.If(settings.dilate):
             _route(m, dilate.write.request, self.decisions.request)
+        with m.Elif(settings.combine):
+            _route(m, combine.write.request, self.decisions.request)
         with m.Else():
             _route(m, decide.write.request, self.decisions.request)
         m.d.comb += [
-            self.mask.address.eq(Mux(settings.dilate, dilate.mask.address, pixels.mask.address)),
+            self.mask.address.eq(Mux(settings.dilate, dilate.mask.address,
+                                     Mux(settings.combine, combine.mask.address, pixels.mask.address))),
             pixels.mask.data.eq(self.mask.data),
             dilate.mask.data.eq(self.mask.data),
+            combine.mask.data.eq(self.mask.data),
+            combine.settings.eq(settings),
             decide.settings.eq(settings),
             decide.start.eq(pixels.start),
             dilate.settings.eq(settings),
@@ -120,7 +127,7 @@ class VectorEngine(wiring.Component):
             reduce.maximum.eq(settings.maximum),
             post_process.settings.eq(settings),
             busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,
-                        depthwise_mac.busy, post_process.busy, decide.busy, dilate.busy).any()),
+                        depthwise_mac.busy, post_process.busy, decide.busy, dilate.busy, combine.busy).any()),
         ]
         loading, table_there = Signal(), Signal()
         self._load_table(m, settings, loading, table_there, post_process)
@@ -141,8 +148,8 @@ class VectorEngine(wiring.Component):
                     m.next = "FAILED"
                 with m.Elif(settings.table & ~table_there):
                     m.d.comb += loading.eq(1)
-                with m.Elif(settings.dilate):
-                    m.d.comb += dilate.start.eq(1)
+                with m.Elif(settings.dilate | settings.combine):
+                    m.d.comb += [dilate.start.eq(settings.dilate), combine.start.eq(settings.combine)]
                     m.next = "RUN"
                 with m.Else():
                     m.d.comb += pixels.start.eq(1)
@@ -168,20 +175,24 @@ class VectorEngine(wiring.Component):
             return moved
 
         counters = Signal(self.engine.counters.shape())
+        active = Signal.like(combine.active)
+        with m.If(settings.combine):
+            m.d.comb += active.eq(combine.active)
+        with m.Else():
+            m.d.comb += active.eq(Mux(settings.decide, decide.active, windows.active))
         read_a, read_b = accepted(self.read_a.request), accepted(self.read_b.request)
         written = accepted(self.write.request)
-        with m.If(pixels.start | dilate.start):
+        with m.If(pixels.start | dilate.start | combine.start):
             m.d.sync += counters.as_value().eq(0)
         with m.Else():
             m.d.sync += [
-                counters.active_pixels.eq(counters.active_pixels
-                                          + Mux(settings.decide, decide.active, windows.active)),
+                counters.active_pixels.eq(counters.active_pixels + active),
                 counters.words_read.eq(counters.words_read + (read_a + read_b)),
                 counters.words_written.eq(counters.words_written + written),
             ]
         m.d.comb += [
             self.engine.counters.eq(counters),
-            self.progress.eq(read_a | read_b | written | pixels.moved | dilate.busy),
+            self.progress.eq(read_a | read_b | written | pixels.moved | dilate.busy | combine.busy),
         ]
         return m
 

@@ -17,7 +17,7 @@ ITEM_LAYOUT = data.StructLayout({"is_row": 1, "index": unsigned(POSITION_BITS), 
 
 class PixelGenerator(wiring.Component):
     """Walks over a command's pixels, as often as it has passes; a mask word without active pixels takes one cycle, an
-    active pixel one.
+    active pixel one. Where one bit gates the whole command and is clear, nothing is walked.
 
     Members
     -------
@@ -66,13 +66,17 @@ class PixelGenerator(wiring.Component):
         word_empty = Signal()
         take = Signal()
         next_address = Signal.like(address)
+        nothing = Signal()
+        active = Signal(MASK_WORD_BITS)
         last_pixel = Signal(16)
         within_row = Signal(MASK_WORD_BITS)
         m.d.comb += [
             word_empty.eq(~word.any()),
             take.eq(walking & fetched & word_empty),
             again.eq(last_of_row & (rows_left == 1) & (passes_left != 1)),
-            next_address.eq(Mux(again, settings.mask_base, address + 1)),
+            next_address.eq(Mux(again | settings.whole, settings.mask_base, address + 1)),
+            nothing.eq(settings.whole & ~mask.data[0]),
+            active.eq(Mux(settings.whole, mask.data[0].replicate(MASK_WORD_BITS), mask.data)),
             mask.address.eq(Mux(take, next_address, address)),
             last_pixel.eq(settings.output_width - 1),
             last_of_row.eq(word_column == last_pixel[column_bits:]),
@@ -96,7 +100,7 @@ class PixelGenerator(wiring.Component):
             m.d.sync += fetched.eq(walking)
         with m.If(take):
             m.d.sync += [
-                word.eq(Mux(settings.gated, mask.data, Const(-1, MASK_WORD_BITS)) & within_row),
+                word.eq(Mux(settings.gated, active, Const(-1, MASK_WORD_BITS)) & within_row),
                 word_start.eq(word_column),
                 word_row.eq(row),
                 word_parity.eq(parity),
@@ -115,6 +119,8 @@ class PixelGenerator(wiring.Component):
                     ]
                 with m.Elif(rows_left == 1):
                     m.d.sync += walking.eq(0)
+            with m.If(nothing):
+                m.d.sync += walking.eq(0)
 
         # ---- items: the row, then its pixels from the lowest bit on -------------------------------------------
         lowest = Signal(MASK_WORD_BITS)

@@ -23,7 +23,8 @@ class Settings(data.StructLayout):
 
     add, maximum, depthwise, gated : ADD, MAX_POOL (else sums), DEPTHWISE, Flag.GATED.
     multiply, mean : MUL, MEAN. two_operands : operand b is read too. table : Flag.TABLE, its words at table_base.
-    bias : of MEAN. decide, bound, invert : DECIDE. dilate, target_base : DILATE.
+    bias : of MEAN. decide, bound, invert, any_lane : DECIDE. dilate, target_base : DILATE. combine, other_base,
+    inverted, spread : COMBINE; target_base too. whole : Flag.WHOLE.
     a_, b_, output_ : base, row_stride and pixel_stride of both operands and of the result.
     kernel_, stride_, pad_, input_ : the window of operand a; ADD has one of 1x1 in an unbounded input.
     constants : of ADD; of the others only those of the sum matter.
@@ -49,9 +50,15 @@ class Settings(data.StructLayout):
             "dilate": 1,
             "bound": signed(16),
             "invert": 1,
+            "any_lane": 1,
+            "combine": 1,
+            "other_base": unsigned((config.mask_words - 1).bit_length()),
+            "inverted": 3,
+            "spread": 2,
             "target_base": unsigned((config.mask_words - 1).bit_length()),
             "kept": 1,
             "gated": 1,
+            "whole": 1,
             **strides,
             "kernel_height": unsigned(8),
             "kernel_width": unsigned(8),
@@ -100,9 +107,13 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     mean = data.View(command_layout(Opcode.MEAN), payload)
     decide = data.View(command_layout(Opcode.DECIDE), payload)
     dilate = data.View(command_layout(Opcode.DILATE), payload)
+    combine = data.View(command_layout(Opcode.COMBINE), payload)
     is_add, is_depthwise, is_mean = Signal(), Signal(), Signal()  # MUL has the fields of ADD
-    is_decide, is_dilate = Signal(), Signal()
+    is_decide, is_dilate, is_combine = Signal(), Signal(), Signal()
+    windowless = Signal()  # the fields of the output come first
     m.d.comb += [
+        is_combine.eq(add.opcode == Opcode.COMBINE),
+        windowless.eq(is_add | is_combine),
         is_decide.eq(add.opcode == Opcode.DECIDE),
         is_dilate.eq(add.opcode == Opcode.DILATE),
         is_add.eq((add.opcode == Opcode.ADD) | (add.opcode == Opcode.MUL)),
@@ -120,21 +131,27 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
         settings.decide.eq(is_decide),
         settings.bound.eq(decide.bound),
         settings.invert.eq(decide.invert),
+        settings.any_lane.eq(decide.any_lane),
         settings.dilate.eq(is_dilate),
-        settings.target_base.eq(dilate.target_base),
+        settings.target_base.eq(Mux(is_combine, combine.target_base, dilate.target_base)),
+        settings.combine.eq(is_combine),
+        settings.other_base.eq(combine.other_base),
+        settings.inverted.eq(combine.inverted),
+        settings.spread.eq(combine.spread),
         settings.gated.eq((add.flags & Flag.GATED) != 0),
+        settings.whole.eq((add.flags & Flag.WHOLE) != 0),
         settings.b_base.eq(add.b_base),
         settings.b_row_stride.eq(add.b_row_stride),
         settings.b_pixel_stride.eq(add.b_pixel_stride),
     ]
     for name in _OUTPUT_FIELDS:
-        m.d.comb += settings[name].eq(Mux(is_add, add[name], pool[name]))
+        m.d.comb += settings[name].eq(Mux(windowless, add[name], pool[name]))
     for name in ("base", "row_stride", "pixel_stride"):
         m.d.comb += settings[f"a_{name}"].eq(Mux(is_add, add[f"a_{name}"], pool[f"input_{name}"]))
     for name in _WINDOW_FIELDS:
-        m.d.comb += settings[name].eq(Mux(is_add, name.startswith(("kernel", "stride")), pool[name]))
+        m.d.comb += settings[name].eq(Mux(windowless, name.startswith(("kernel", "stride")), pool[name]))
     for name in ("input_height", "input_width"):
-        m.d.comb += settings[name].eq(Mux(is_add, 1 << POSITION_BITS, pool[name]))
+        m.d.comb += settings[name].eq(Mux(windowless, 1 << POSITION_BITS, pool[name]))
     for name in ADD_CONSTANTS.members:
         m.d.comb += settings.constants[name].eq(add[name])
     with m.If(~is_add):
@@ -169,12 +186,14 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     bad = Signal()
     m.d.comb += bad.eq(
         Cat(*(settings[name] == 0 for name in at_least_one)).any()
-        | (add.flags & ~(Flag.GATED | Flag.TABLE).value & 0xFF).any()
+        | (add.flags & ~(Flag.GATED | Flag.TABLE | Flag.WHOLE).value & 0xFF).any()
+        | (settings.whole & ~settings.gated)
         | (is_mean & bad_mean)
-        | ~(is_add | is_pool | is_depthwise | is_dilate)
+        | ~(windowless | is_pool | is_depthwise | is_dilate)
         | ((is_depthwise | is_dilate) & bad_depthwise)
-        | ((is_decide | is_dilate) & (add.flags != 0))
-        | (is_decide & ((pool.output_blocks != 1) | (decide.invert > 1)))
+        | ((is_decide | is_dilate | is_combine) & (add.flags != 0))
+        | (is_decide & ((pool.output_blocks != 1) | (decide.invert > 1) | (decide.any_lane > 1)))
+        | (is_combine & ((add.output_blocks != 1) | (combine.inverted > 7) | (combine.spread > 3)))
         | (is_dilate & ((pool.stride_y > 2) | (pool.stride_x > 2)))
         | (is_add & bad_add)
         | (is_pool & bad_pool)

@@ -42,6 +42,11 @@ class BlockLayout(data.StructLayout):
         })
 
 
+def beat_units(config: Config) -> int:
+    """Units of the decoder's beats: two beats of the bus where all ways may use more than one in a cycle."""
+    return 2 * BEAT_UNITS if config.weight_ways > 8 else BEAT_UNITS
+
+
 def prefix_counts(m: Module, bits: Value, name: str) -> tuple[list[Value], Value]:
     """For each bit how many before it are set, and how many are set in all."""
     width = len(bits)
@@ -61,7 +66,7 @@ class WeightDecoder(wiring.Component):
     Members
     -------
     block : what to decode; stable until it is taken, when the block is complete, good, and all of it was taken.
-    beats : the block's beats; no others are taken.
+    beats : the block's beats, of `beat_units`, the first unit lowest; no others are taken.
     words : of the weight store. entries : of the map memory.
     failed : the block is damaged; until a reset.
     """
@@ -71,7 +76,7 @@ class WeightDecoder(wiring.Component):
         self.ways = config.weight_ways
         super().__init__({
             "block": In(stream.Signature(BlockLayout(config))),
-            "beats": In(stream.Signature(unsigned(64))),
+            "beats": In(stream.Signature(unsigned(UNIT_BITS * beat_units(config)))),
             "words": Out(stream.Signature(unsigned(16 * config.lanes))),
             "entries": Out(stream.Signature(unsigned(64))),
             "failed": Out(1),
@@ -81,7 +86,7 @@ class WeightDecoder(wiring.Component):
         m = Module()
         lanes, count = self.config.lanes, self.ways
         block = self.block.payload
-        m.submodules.window = window = UnitWindow(count)
+        m.submodules.window = window = UnitWindow(count, beat_units(self.config))
         m.submodules.builder = builder = TableBuilder()
         m.submodules.walker = walker = TileWalker(self.config)
         m.submodules.assembler = assembler = RowAssembler(lanes, count)
@@ -107,6 +112,7 @@ class WeightDecoder(wiring.Component):
         header = Signal(HEADER)
         offered = data.View(HEADER, window.units[:UNIT_BITS])
         zeros = Signal(UNIT_BITS)
+        table_there = Signal()  # a block had one before
         row_code = Signal(ROW_CODE)
         in_use = Signal(count)  # the block's ways
         many = Signal(range(count + 1))  # how many these are
@@ -252,7 +258,8 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += header.eq(offered)
                     bad = Signal()
                     m.d.comb += bad.eq(
-                        (offered.log_ways > (count.bit_length() - 1)) | (offered.reserved != 0) | (offered.kind == 3)
+                        (offered.log_ways > (count.bit_length() - 1)) | (offered.reserved != 0)
+                        | ((offered.kind == TableKind.PREVIOUS) & ~table_there)
                         | Mux(offered.kind == TableKind.STANDARD, offered.standard >= len(STANDARD_TABLES),
                               offered.standard != 0))
                     with m.If(bad):
@@ -267,19 +274,22 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += zeros.eq(window.units)
                     m.next = "TABLE"
             with m.State("TABLE"):  # way 0 takes its first unit
-                m.d.comb += asking.eq(header.kind != TableKind.STANDARD)
+                m.d.comb += asking.eq((header.kind == TableKind.SYMMETRIC) | (header.kind == TableKind.GENERAL))
                 with m.If(go):
-                    m.d.comb += [builder.start.eq(1), piece.content.eq(Content.CHECKED),
+                    m.d.comb += [builder.start.eq(header.kind != TableKind.PREVIOUS), piece.content.eq(Content.CHECKED),
                                  piece.checked.eq(Cat(header.as_value(), zeros))]
                     m.d.sync += row_code.zeros.eq(zeros)
                     for i, (shift, scaled) in enumerate(normalised):
                         m.d.sync += [row_code.shift[i].eq(shift), row_code.frequency[i].eq(scaled)]
                     with m.If(header.maps & ((zeros == 0) | (zeros >= FREQUENCIES))):
                         m.next = "FAILED"
+                    with m.Elif(header.kind == TableKind.PREVIOUS):
+                        m.next = "FIRST_UNITS"
                     with m.Else():
                         m.next = "BINS"
             with m.State("BINS"):
                 with m.If(builder.done):
+                    m.d.sync += table_there.eq(1)
                     m.next = "FIRST_UNITS"
                 with m.Elif(builder.failed):
                     m.next = "FAILED"

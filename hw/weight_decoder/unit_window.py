@@ -1,4 +1,4 @@
-"""The unit window: beats of 64 bits -> the block's next units, any number of which may be taken in a cycle."""
+"""The unit window: beats -> the block's next units, any number of which may be taken in a cycle."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.weight_format import UNIT_BITS
 
+#: Units of a beat of the bus.
 BEAT_UNITS = 64 // UNIT_BITS
 
 #: Bits of a block's number of units.
@@ -21,7 +22,7 @@ class UnitWindow(wiring.Component):
 
     Parameters
     ----------
-    most : units that may be taken in a cycle.
+    most : units that may be taken in a cycle. beat_units : units of a beat, a power of two.
 
     Members
     -------
@@ -32,15 +33,16 @@ class UnitWindow(wiring.Component):
     exhausted : every unit of the block has been taken.
     """
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, beat_units: int = BEAT_UNITS):
         self.most = most
+        self.beat_units = beat_units
         #: Beats that are held: all that may be taken at once, wherever they begin, and two more.
-        self.capacity = -(-(most + BEAT_UNITS - 1) // BEAT_UNITS) + 2
+        self.capacity = -(-(most + beat_units - 1) // beat_units) + 2
         super().__init__({
             "start": In(1),
-            "skip": In(range(BEAT_UNITS)),
+            "skip": In(range(beat_units)),
             "total": In(COUNT_BITS),
-            "beats": In(stream.Signature(unsigned(64))),
+            "beats": In(stream.Signature(unsigned(UNIT_BITS * beat_units))),
             "units": Out(UNIT_BITS * most),
             "count": In(range(most + 1)),
             "enough": Out(1),
@@ -50,10 +52,11 @@ class UnitWindow(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        held = Signal(data.ArrayLayout(64, self.capacity))
+        beat_units, beat_bits = self.beat_units, UNIT_BITS * self.beat_units
+        held = Signal(data.ArrayLayout(beat_bits, self.capacity))
         beats = Signal(range(self.capacity + 1))  # that are held
-        offset = Signal(range(BEAT_UNITS))  # of the next unit in the first beat
-        level = Signal(range(BEAT_UNITS * self.capacity + 1))  # units of the block that are held
+        offset = Signal(range(beat_units))  # of the next unit in the first beat
+        level = Signal(range(beat_units * self.capacity + 1))  # units of the block that are held
         left = Signal(COUNT_BITS)  # units still to come
         skip = Signal.like(self.skip)
         ended = Signal()
@@ -64,28 +67,28 @@ class UnitWindow(wiring.Component):
             self.beats.ready.eq(~ended & (beats != self.capacity)),
         ]
         with m.Switch(offset):
-            for i in range(BEAT_UNITS):
+            for i in range(beat_units):
                 with m.Case(i):
                     m.d.comb += self.units.eq(held.as_value()[UNIT_BITS * i:])
 
         # ---- a beat: units behind the block's last one are zeros ----------------------------------------------
-        usable = Signal(range(BEAT_UNITS + 1))
-        added = Signal(range(BEAT_UNITS + 1))
-        end = Signal(range(BEAT_UNITS + 1))
-        beat = Signal(64)
+        usable = Signal(range(beat_units + 1))
+        added = Signal(range(beat_units + 1))
+        end = Signal(range(beat_units + 1))
+        beat = Signal(beat_bits)
         accept = Signal()
         m.d.comb += [
             accept.eq(self.beats.valid & self.beats.ready),
-            usable.eq(BEAT_UNITS - skip),
+            usable.eq(beat_units - skip),
             added.eq(Mux(left < usable, left, usable)),
             end.eq(skip + added),
             *(beat.word_select(i, UNIT_BITS).eq(Mux(i < end, self.beats.payload.word_select(i, UNIT_BITS), 0))
-              for i in range(BEAT_UNITS)),
+              for i in range(beat_units)),
         ]
 
         # ---- append and take -------------------------------------------------------------------------------------
         taken = Signal.like(self.count)
-        passed = Signal(range(self.most + BEAT_UNITS))  # units from the first beat's begin
+        passed = Signal(range(self.most + beat_units))  # units from the first beat's begin
         gone = Signal(range(self.capacity))  # beats that are used up
         appended = Signal.like(held)
         beats_appended = Signal.like(beats)
@@ -93,15 +96,15 @@ class UnitWindow(wiring.Component):
         m.d.comb += [
             taken.eq(Mux(self.take, self.count, 0)),
             passed.eq(offset + taken),
-            gone.eq(passed // BEAT_UNITS),
+            gone.eq(passed // beat_units),
             beats_appended.eq(beats + accept),
             level_appended.eq(level + Mux(accept, added, 0)),
             *(appended[i].eq(Mux(beats == i, Mux(accept, beat, 0), held[i])) for i in range(self.capacity)),
         ]
         with m.Switch(gone):
-            for i in range((self.most + BEAT_UNITS - 1) // BEAT_UNITS + 1):
+            for i in range((self.most + beat_units - 1) // beat_units + 1):
                 with m.Case(i):
-                    m.d.sync += held.eq(appended.as_value()[64 * i:])
+                    m.d.sync += held.eq(appended.as_value()[beat_bits * i:])
         m.d.sync += [
             offset.eq(passed),
             beats.eq(Mux(beats_appended > gone, beats_appended - gone, 0)),

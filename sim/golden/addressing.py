@@ -22,10 +22,11 @@ def all_pixels(values: Mapping[str, int]) -> tuple[Indices, Indices]:
 
 
 def mask_words(values: Mapping[str, int], mask_entries: int) -> Indices:
-    """Mask memory words of a gated command: [output rows, words of a row]."""
+    """Mask memory words of a gated command: [output rows, words of a row]; WHOLE: the same one again and again."""
     row_words = mask_row_words(values["output_width"])
     count = values["output_rows"] * row_words
-    return ((values["mask_base"] + np.arange(count)) % mask_entries).reshape(-1, row_words)
+    place = np.zeros(count, np.int64) if values["flags"] & Flag.WHOLE else np.arange(count)
+    return ((values["mask_base"] + place) % mask_entries).reshape(-1, row_words)
 
 
 def active_pixels(values: Mapping[str, int], mask_bits: NDArray[np.bool_]) -> tuple[Indices, Indices]:
@@ -33,6 +34,9 @@ def active_pixels(values: Mapping[str, int], mask_bits: NDArray[np.bool_]) -> tu
     y, x = all_pixels(values)
     if not values["flags"] & Flag.GATED:
         return y, x
+    if values["flags"] & Flag.WHOLE:
+        run = mask_bits[values["mask_base"] % mask_bits.shape[0], 0]
+        return (y, x) if run else (y[:0], x[:0])
     words = mask_words(values, mask_bits.shape[0])
     bits = mask_bits[words].reshape(words.shape[0], words.shape[1] * MASK_WORD_BITS)[:, : values["output_width"]]
     active = bits.reshape(-1)

@@ -12,13 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
+from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space, transfers
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_LINE_WORDS, TABLE_BYTES, depthwise_lines, table_entries
 from hw.contract.registers import Window
+from hw.contract.weight_decoding import Tiles
+from hw.contract.weight_format import TileOrder
+from hw.contract.weight_tables import Symbol
 from sim.golden.addressing import all_pixels, input_words, mask_words, operand_words, output_words
-from sim.golden.masks import target_words
-from sim.golden.memory import entry_bytes, entry_count
+from sim.golden.compressed import read_block
+from sim.golden.masks import source_words, target_words
+from sim.golden.memory import DeviceError, entry_bytes, entry_count
 from sim.tokens import Command, ProgramError, check_counts, clocks
 
 Indices = NDArray[np.int64]
@@ -38,8 +42,8 @@ class _Accesses:
 
     reads: dict[Space, Indices] = dataclasses.field(default_factory=dict)
     writes: dict[Space, Indices] = dataclasses.field(default_factory=dict)
-    window_read: tuple[int, int, int] | None = None
-    window_write: tuple[int, int, int] | None = None
+    window_reads: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    window_writes: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     fetched: Indices | None = None
 
 
@@ -53,8 +57,25 @@ def _transfer(command: Command, config: Config) -> _Accesses:
     entries = _ring(values["address"], values["length"] // entry_bytes(config, space), entry_count(config, space))
     window = values["window"], values["offset"], values["offset"] + values["length"]
     if command.opcode is Opcode.LOAD:
-        return _Accesses(writes={space: entries}, window_read=window)
-    return _Accesses(reads={space: entries}, window_write=window)
+        return _Accesses(writes={space: entries}, window_reads=[window])
+    return _Accesses(reads={space: entries}, window_writes=[window])
+
+
+def _load_block(command: Command, tiles: Tiles | None, config: Config) -> _Accesses:
+    """`tiles` : None where they are not known; then all rows are taken to be stored."""
+    values, order = command.values, TileOrder.of_command(command.values, config.lanes)
+    count = min(order.tiles, config.weight_maps)
+    words = (count * -(-config.lanes // 2) if tiles is None
+             else len(tiles.words) // config.weight_word_bytes)
+    writes = {Space.WEIGHT: _ring(values["address"], words, config.weight_words)}
+    if not values["flags"] & Flag.WITHOUT_MAPS:
+        entries = -(-count // config.maps_per_entry)
+        writes[Space.MAP] = _ring(values["map_address"], entries, config.map_entries)
+    if values["parameter_length"]:
+        entries = values["parameter_length"] // config.parameter_entry_bytes
+        writes[Space.PARAMETER] = _ring(values["parameter_address"], entries, config.parameter_entries)
+    return _Accesses(writes=writes, window_reads=[(values["window"], first, first + length)
+                                                  for first, length in transfers(values)])
 
 
 def _compute(command: Command, config: Config, weight_words: int) -> _Accesses:
@@ -115,6 +136,9 @@ def _mask_making(command: Command, config: Config) -> _Accesses:
     if command.opcode is Opcode.DECIDE:
         return _Accesses(reads={Space.FEATURE: input_words(values, 1, config.feature_words, config.lanes)},
                          writes={Space.MASK: target})
+    if command.opcode is Opcode.COMBINE:
+        sources = np.unique(np.concatenate(source_words(values, config)))
+        return _Accesses(reads={Space.MASK: sources}, writes={Space.MASK: target})
     source = mask_words(values, config.mask_words).reshape(-1)
     own = np.intersect1d(source, target)
     if own.size:
@@ -131,9 +155,30 @@ class _Weights:
     def __init__(self, config: Config, image: bytes):
         self.config, self.image = config, image
         self.rows = np.zeros(config.weight_maps, dtype=np.int64)
+        self.table: tuple[Symbol, ...] | None = None
 
-    def load(self, command: Command) -> None:
+    def block(self, command: Command) -> Tiles | None:
+        """The tiles of a LOAD with COMPRESSED; None if they can't be known."""
         values = command.values
+        if values["window"] != Window.IMAGE:
+            return None
+        first, length = transfers(values)[0]
+        try:
+            tiles, self.table = read_block(values, self.image[first : first + length], self.table, self.config)
+            return tiles
+        except DeviceError:
+            return None
+
+    def load(self, command: Command, tiles: Tiles | None = None) -> None:
+        values = command.values
+        if values["flags"] & Flag.COMPRESSED:
+            if not values["flags"] & Flag.WITHOUT_MAPS:
+                order = TileOrder.of_command(values, self.config.lanes)
+                rows = [self.config.lanes] * min(order.tiles, self.config.weight_maps) if tiles is None else [
+                    row_map.bit_count() for row_map in tiles.maps]
+                first = values["map_address"] * self.config.maps_per_entry
+                self.rows[(first + np.arange(len(rows))) % self.config.weight_maps] = rows
+            return
         if values["space"] != Space.MAP:
             return
         count = values["length"] * 8 // self.config.lanes
@@ -178,10 +223,15 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
 
     for i, command in enumerate(commands):
         if ENGINE_OF[command.opcode] in (Engine.LOAD, Engine.STORE):
-            accesses = _transfer(command, config)
-            if command.opcode is Opcode.LOAD:
-                weights.load(command)
-        elif command.opcode in (Opcode.DECIDE, Opcode.DILATE):
+            if command.values["flags"] & Flag.COMPRESSED:
+                tiles = weights.block(command)
+                accesses = _load_block(command, tiles, config)
+                weights.load(command, tiles)
+            else:
+                accesses = _transfer(command, config)
+                if command.opcode is Opcode.LOAD:
+                    weights.load(command)
+        elif command.opcode in (Opcode.DECIDE, Opcode.DILATE, Opcode.COMBINE):
             accesses = _mask_making(command, config)
         else:
             words = weights.words(command) if command.opcode is Opcode.CONV else 0
@@ -211,9 +261,9 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> 
             memory[space].reads[command.engine][entries] = i
         for space, entries in accesses.writes.items():
             memory[space].writes[command.engine][entries] = i
-        for writing, window in ((False, accesses.window_read), (True, accesses.window_write)):
-            if window is None:
-                continue
+        moved = [*((False, window) for window in accesses.window_reads),
+                 *((True, window) for window in accesses.window_writes)]
+        for writing, window in moved:
             for j, other_writing, other in windows:
                 engine = commands[j].engine
                 overlap = other[0] == window[0] and other[1] < window[2] and window[1] < other[2]

@@ -1,4 +1,4 @@
-"""The commands that make decision masks, in NumPy: DECIDE and DILATE."""
+"""The commands that make decision masks, in NumPy: DECIDE, DILATE and COMBINE."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from sim.golden.memory import DeviceError, OnChip
 
 
 def target_words(opcode: Opcode, values: Mapping[str, int], config: Config) -> NDArray[np.int64]:
-    """Mask words that a DECIDE or DILATE command writes: [rows, words of a row]."""
+    """Mask words that a DECIDE, DILATE or COMBINE command writes: [rows, words of a row]."""
     if opcode is Opcode.DECIDE:
         return mask_words(values, config.mask_words)
+    if opcode is Opcode.COMBINE:
+        return mask_words({**values, "mask_base": values["target_base"]}, config.mask_words)
     row_words = mask_row_words(values["input_width"])
     words = values["target_base"] + np.arange(values["input_height"] * row_words)
     return (words % config.mask_words).reshape(-1, row_words)
@@ -36,10 +38,39 @@ def decide(values: Mapping[str, int], memory: OnChip, config: Config) -> dict[st
     address, valid = input_taps(values, y, x)
     if not valid.any(axis=1).all():
         raise DeviceError(Error.BAD_COMMAND, "DECIDE: a window holds no input pixel")
-    inputs = memory.feature[address % config.feature_words, 0].astype(np.int64)
-    bits = (np.where(valid, inputs, -129).max(axis=1) >= values["bound"]) ^ bool(values["invert"])
+    inputs = memory.feature[address % config.feature_words].astype(np.int64)
+    largest = np.where(valid[:, :, None], inputs, -129).max(axis=1)  # [pixels, lanes]
+    bits = (largest != values["bound"]).any(axis=1) if values["any_lane"] else largest[:, 0] >= values["bound"]
+    bits = bits ^ bool(values["invert"])
     _write(memory, target_words(Opcode.DECIDE, values, config), bits.reshape(values["output_rows"], -1))
     return {"active_pixels": int(bits.sum()), "words_read": int(valid.sum()), "words_written": 0}
+
+
+def source_words(values: Mapping[str, int], config: Config) -> list[NDArray[np.int64]]:
+    """Mask words of the two masks that a COMBINE command reads: [rows, words of a row] each."""
+    result = []
+    for number, base in enumerate(("mask_base", "other_base")):
+        words = mask_words({**values, "mask_base": values[base]}, config.mask_words)
+        result.append(np.full_like(words, words[0, 0]) if values["spread"] >> number & 1 else words)
+    return result
+
+
+def combine(values: Mapping[str, int], memory: OnChip, config: Config) -> dict[str, int]:
+    """Execute a COMBINE command, word by word: its result may lie where a mask that it reads does."""
+    sources = source_words(values, config)
+    targets = target_words(Opcode.COMBINE, values, config)
+    width, active = values["output_width"], 0
+    for row, column in np.ndindex(targets.shape):
+        operands = []
+        for number, source in enumerate(sources):
+            bits = memory.mask_bits[source[row, column]]
+            bits = np.repeat(bits[:1], MASK_WORD_BITS) if values["spread"] >> number & 1 else bits
+            operands.append(bits ^ bool(values["inverted"] >> number & 1))
+        result = (operands[0] & operands[1]) ^ bool(values["inverted"] >> 2 & 1)
+        result[max(0, width - column * MASK_WORD_BITS) :] = False
+        _write(memory, targets[row : row + 1, column : column + 1], result[None])
+        active += int(result.sum())
+    return {"active_pixels": active, "words_read": 0, "words_written": 0}
 
 
 def dilate(values: Mapping[str, int], memory: OnChip, config: Config) -> tuple[dict[str, int], int]:

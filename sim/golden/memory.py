@@ -62,7 +62,7 @@ class OnChip:
     def write(self, space: Space, address: int, data: Bytes) -> None:
         """Write whole entries from entry `address` on."""
         indices = self._indices(space, address, data.size)
-        self.entries[space][indices] = data.reshape(len(indices), -1)
+        self.entries[space][indices] = data.reshape(len(indices), self.entries[space].shape[1])
 
     def read(self, space: Space, address: int, length: int) -> Bytes:
         """`length` bytes, whole entries, from entry `address` on."""

@@ -5,11 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from hw.contract.commands import COMMAND_BYTES, MAGIC, CommandError, Engine, Opcode, Space, decode
+import numpy as np
+
+from hw.contract.commands import (
+    COMMAND_BYTES,
+    MAGIC,
+    CommandError,
+    Engine,
+    Flag,
+    Opcode,
+    Space,
+    decode,
+    transfer_beats,
+    transfers,
+)
 from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error, Permission, Window
+from hw.contract.weight_format import BlockHeader
+from hw.contract.weight_tables import Symbol
 from sim import cycle_model
 from sim.golden import conv, depthwise, limits, masks, vector
+from sim.golden.compressed import read_block
 from sim.golden.memory import DeviceError, External, OnChip, Windows
 from sim.tokens import TOKEN_LIMIT, WAIT_FIELD, Command
 
@@ -81,6 +97,7 @@ class Golden:
         self.timing = timing
         self.memory = OnChip(config)
         self.windows = Windows(external, config.axi_address_bits)
+        self._table: tuple[Symbol, ...] | None = None  # of the program's last compressed block
 
     def run(self, program: int = 0, observe: Callable[[Executed], None] | None = None) -> Run:
         """Execute the program at offset `program` of window IMAGE, in program order.
@@ -88,6 +105,7 @@ class Golden:
         `observe` is called after every command, with the memories in the state that it left.
         """
         run = Run()
+        self._table = None
         index = 0
         tokens = {(producer, consumer): 0 for producer in Engine for consumer in Engine}
         try:
@@ -152,6 +170,8 @@ class Golden:
         if opcode is Opcode.DILATE:
             counters, steps = masks.dilate(values, self.memory, self.config)
             return Executed(command, counters, cycle_model.COSTS.dilate + steps)
+        if opcode is Opcode.COMBINE:
+            return Executed(command, masks.combine(values, self.memory, self.config), cycle_model.combine(values))
         if command.engine is Engine.VECTOR:
             if opcode in (Opcode.ADD, Opcode.MUL):
                 run = vector.add if opcode is Opcode.ADD else vector.multiply
@@ -162,6 +182,8 @@ class Golden:
                 counters = vector.pool(opcode, values, self.memory, self.config)
             return Executed(command, counters, cycle_model.vector(opcode, counters, self.config))
         space, length = Space(values["space"]), values["length"]
+        if values["flags"] & Flag.COMPRESSED:
+            return self._load_block(command)
         if opcode is Opcode.LOAD:
             data = self.windows.read(values["window"], values["offset"], length)
             self.memory.write(space, values["address"], data)
@@ -170,3 +192,18 @@ class Golden:
             data = self.memory.read(space, values["address"], length)
             self.windows.write(values["window"], values["offset"], data)
         return Executed(command, {"beats": length // 8}, cycle_model.transfer(opcode, values, self.config))
+
+    def _load_block(self, command: Command) -> Executed:
+        values = command.values
+        beats, *parameters = (self.windows.read(values["window"], *part) for part in transfers(values))
+        beats = beats.tobytes()
+        tiles, self._table = read_block(values, beats, self._table, self.config)
+        self.memory.write(Space.WEIGHT, values["address"], np.frombuffer(tiles.words, np.uint8))
+        if not values["flags"] & Flag.WITHOUT_MAPS:
+            entries = tiles.entries(self.config.lanes)
+            self.memory.write(Space.MAP, values["map_address"], np.frombuffer(entries, np.uint8))
+        for data in parameters:
+            self.memory.write(Space.PARAMETER, values["parameter_address"], data)
+        header = BlockHeader.of(beats[values["offset"] % 8 :])
+        return Executed(command, {"beats": transfer_beats(values)},
+                        cycle_model.block(values, self.config, tiles.maps, header))

@@ -4,7 +4,7 @@
 #define LACUNA_REGISTERS_H
 
 #define LACUNA_ID_VALUE       0x414E434Cu /* what ID reads */
-#define LACUNA_FORMAT_VERSION 3u          /* what FORMAT reads */
+#define LACUNA_FORMAT_VERSION 5u          /* what FORMAT reads */
 #define LACUNA_ADDRESS_BYTES  0x200u      /* address space of the registers */
 #define LACUNA_COMMAND_BYTES  128u        /* bytes of a command */
 #define LACUNA_RECORD_BYTES   64u         /* bytes of a record */

@@ -25,9 +25,11 @@ ENGINES = {"conv": "conv engine", "vector": "vector engine", "host": "host"}
 USUAL_PLACES = {
     "CONV_2D": ENGINES["conv"], "FULLY_CONNECTED": ENGINES["conv"], "DEPTHWISE_CONV_2D": ENGINES["vector"],
     "ADD": ENGINES["vector"],
-    **dict.fromkeys(("MUL", "MEAN", "PAD", "CONCATENATION", "RESIZE_NEAREST_NEIGHBOR", *COMPARISONS, *TABLE_OPERATORS),
+    **dict.fromkeys(("MUL", "MEAN", "PAD", "CONCATENATION", "RESIZE_NEAREST_NEIGHBOR", *COMPARISONS, *TABLE_OPERATORS,
+                     "LOGICAL_AND", "LOGICAL_OR"),
                     ENGINES["vector"]),
     "AVERAGE_POOL_2D": ENGINES["vector"], "MAX_POOL_2D": ENGINES["vector"], "SOFTMAX": ENGINES["host"],
+    "LOGICAL_NOT": "no work: whoever makes or reads the mask inverts it",
     "SELECT_V2": "no work: its mask gates the layers before it", "RESHAPE": "no work: another view of its input",
 }
 

@@ -13,14 +13,15 @@ from sw_driver.compiler.channel_folding import folding_summary
 
 
 def handle(options: argparse.Namespace) -> int:
-    """Compile, write, say what was written."""
+    """Compile, write, say what was written. Without a file to write, say what would be."""
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset, folding=options.folding)
+    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
-    write_file(options.output, data)
+    if options.output is not None:
+        write_file(options.output, data)
     if options.c_header is not None:
         write_file(options.c_header, header.encode())
     if options.json is not None:
@@ -35,8 +36,12 @@ def handle(options: argparse.Namespace) -> int:
                         "macs": layer.macs, "commands": len(layer.commands)} for layer in program.layers],
             "report": program.report,
         })
-    print(f"{options.output}: {len(data):,} bytes, {program.command_count} commands, {len(program.layers)} layers, "
-          f"for preset {options.preset}")
+    print(f"{options.output or 'program'}: {len(data):,} bytes, {program.command_count} commands, "
+          f"{len(program.layers)} layers, for preset {options.preset}")
+    total = program.report["weights_total"]
+    if total["raw_bytes"]:
+        print(f"weights: {total['weight_bytes']:,} bytes in the image, {total['raw_bytes']:,} in the model, entropy "
+              f"{total['entropy_bytes']:,.0f}; {total['rows_skipped']:,} of {total['rows']:,} weight rows are zero")
     summary = folding_summary(program.report["folding"])
     if summary:
         print(summary)

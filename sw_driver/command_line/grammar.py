@@ -20,6 +20,9 @@ DEVICES = ("rtl", "golden")
 ADDRESSED_DEVICES = ("rtl:", "uart:", "uio:")
 SIMULATORS = ("verilator", "icarus")
 
+#: How the compiler lays weights out.
+WEIGHTS = ("compressed", "raw")
+
 #: Limits of the simulated external memory: latency in cycles, and bytes per cycle when it is not slowed down.
 LATENCIES = range(2, 65536)
 BANDWIDTH_MAX = 8
@@ -64,6 +67,7 @@ def _add_run(commands: Any) -> None:
                      help=".npy, raw .bin, or a picture for image models. Repeated: one run each. For a model with "
                           "several inputs: NAME=FILE once for each of them, one run")
     _add_preset(run)
+    _add_weights(run)
     run.add_argument("--device", type=_device, default="rtl", metavar="DEVICE",
                      help="rtl: simulated hardware; golden: the NumPy model, with predicted cycles; rtl:SOCKET: a "
                           "simulator that runs already; uart:PORT[@BAUD]: a board on a serial port; uio:/dev/uioN: a "
@@ -99,8 +103,8 @@ def _add_compile(commands: Any) -> None:
                                    description="Compile a TFLite model into a program image for one preset.")
     compile_.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file")
     _add_preset(compile_)
-    compile_.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.lacuna",
-                          help="program image to write")
+    _add_weights(compile_)
+    compile_.add_argument("-o", "--output", type=Path, metavar="OUT.lacuna", help="program image to write")
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
@@ -128,6 +132,12 @@ def _add_doctor(commands: Any) -> None:
 def _add_preset(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", choices=list(PRESETS), default=DEFAULT_PRESET,
                          help=f"size of the device (default: {DEFAULT_PRESET})")
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
+                         help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are "
+                              f"(default: {WEIGHTS[0]})")
 
 
 def _add_folding(command: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from hw.contract.config import Config, preset
 from hw.contract.image import FILE_MAGIC, Program
 from sw_driver.command_line.failure import Failure
+from sw_driver.command_line.grammar import WEIGHTS
 from sw_driver.command_line.layer_table import layer_json, layer_table
 from sw_driver.command_line.output import require_writable, wide_console, write_json
 from sw_driver.compiler import compile_model
@@ -56,7 +57,7 @@ def handle(options: argparse.Namespace) -> int:
     """Run all inputs, print, write the JSON."""
     _check_options(options)
     config = preset(options.preset)
-    job = _load(options.model, options.reference, config, options.folding)
+    job = _load(options, config)
     runs = load_runs(job.interface, options.inputs)
     console = wide_console()
     entries: list[dict[str, Any]] = []
@@ -111,14 +112,17 @@ def _check_options(options: argparse.Namespace) -> None:
         raise Failure("--waves records signals of the RTL: it needs --device rtl")
 
 
-def _load(model: Path, reference: Path | None, config: Config, folding: bool) -> _Job:
+def _load(options: argparse.Namespace, config: Config) -> _Job:
+    model, reference = options.model, options.reference
     data = read_model(model)
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config, folding=folding), load_graph(model), data)
-    if not folding:
-        raise Failure(f"--no-folding is for a model; {model} is compiled already: give it to `lacuna compile` instead")
+        return _Job(compile_model(model, config, folding=options.folding, weights=options.weights), load_graph(model),
+                    data)
+    if not options.folding or options.weights != WEIGHTS[0]:
+        option = "--no-folding" if not options.folding else f"--weights {options.weights}"
+        raise Failure(f"{option} is for a model; {model} is compiled already: give it to `lacuna compile` instead")
     program = Program.from_bytes(data, str(model))
     program.check(config)
     if reference is None:

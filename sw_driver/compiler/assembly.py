@@ -10,38 +10,29 @@ import numpy as np
 from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
-from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.instructions import InstructionWriter, Placement, Region, Stripe, mask_entries
+from sw_driver.compiler.instructions import Instruction, InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
+    CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
     FeatureMap,
+    GateLayer,
     Layer,
     Mask,
+    MaskLayer,
     MulLayer,
     PoolLayer,
 )
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
-from sw_driver.compiler.unrolling import Chunk, choose_chunks
-from sw_driver.compiler.weights import DepthwiseWeights, PackedWeights, WeightTiles, packed_table
+from sw_driver.compiler.weight_stream import ConvStream, DepthwiseStream, WeightReport, weights_total
+from sw_driver.compiler.weights import packed_table
 from sw_driver.graph import Graph
-
-
-@dataclasses.dataclass
-class WeightReport:
-    """What one layer's weights take, and how it is unrolled: for people."""
-
-    layer: str
-    weight_bytes: int
-    map_bytes: int
-    parameter_bytes: int
-    chunks: list[Chunk]
 
 
 class Assembly:
@@ -50,6 +41,7 @@ class Assembly:
     Parameters
     ----------
     graph, config : the model and the device. layers : gated and fused.
+    compressed : whether weights are compressed where that takes fewer bytes.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
     rows : output rows of a stripe, for layers that are cut though their maps are on chip.
 
@@ -62,20 +54,23 @@ class Assembly:
     """
 
     def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
-                 rows: Mapping[Layer, int]):
+                 rows: Mapping[Layer, int], *, compressed: bool = True):
         self.config = config
         self.layers = layers
         self.wanted = wanted
+        self.compressed = compressed
         self.transfers = Transfers(graph, config)
         self.weights: list[WeightReport] = []
-        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, DecideLayer)}
+        self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
         self._writer = InstructionWriter(config)
         self._mask_addresses = self._plan_masks()
         self._rows = rows
         self._planner = FeaturePlanner(layers, config)
         self._plan = self._planner.plan()
-        self._loaded: set[FeatureMap | Mask] = set()
+        self._loaded: set[Mask] = set()
+        self._words_loaded: dict[FeatureMap, int] = {}
+        self._tables: dict[Layer, Region] = {}
         for layer in layers:
             self._layer(layer)
 
@@ -86,10 +81,15 @@ class Assembly:
         for position, layer in enumerate(self.layers):
             if layer.mask is not None:
                 uses.setdefault(layer.mask, []).append(position)
-        decided = decided_at(self.layers)
-        for mask in [mask for mask in uses if mask.decided]:
-            for part in mask.chain:  # all are made where the decision is
-                uses.setdefault(part, []).append(decided[mask.tensor])
+        for position, layer in reversed(list(enumerate(self.layers))):
+            if not isinstance(layer, MaskLayer):
+                continue
+            own = [mask for mask in uses if mask.tensor == layer.mask_tensor]
+            for part in [part for mask in own for part in mask.chain]:  # all are made where the decision is
+                uses.setdefault(part, []).append(position)
+            if own and isinstance(layer, CombineLayer):
+                for source in (layer.first, layer.second):
+                    uses.setdefault(source, []).append(position)
         lifetimes: list[Lifetime] = []
         for early in (True, False):
             lifetimes = [Lifetime(mask, mask_entries(*mask.size), 0 if early and not mask.decided else min(positions),
@@ -116,12 +116,12 @@ class Assembly:
             self.transfers.load_feed(feed, words * MASK_WORD_BITS // 8, Space.MASK, address)
         return Region(Space.MASK, address, words, self.config.mask_words)
 
-    def _decided(self, layer: DecideLayer) -> list[Mask]:
+    def _decided(self, layer: MaskLayer) -> list[Mask]:
         """The masks that come from a decision, each after the one that it is made of."""
         own = [mask for mask in self._mask_addresses if mask.tensor == layer.mask_tensor]
         return sorted(own, key=lambda mask: len(mask.steps))
 
-    def _dilations(self, layer: DecideLayer) -> None:
+    def _dilations(self, layer: MaskLayer) -> None:
         for mask in self._decided(layer):
             if mask.steps:
                 self.transfers.instructions.append(self._writer.dilation(
@@ -130,38 +130,61 @@ class Assembly:
     # ---- layers -------------------------------------------------------------------------------
 
     def _layer(self, layer: Layer) -> None:
-        for feature_map in layer.maps:
-            if feature_map.loaded and feature_map.buffer not in self._plan.spilled and feature_map not in self._loaded:
-                self._loaded.add(feature_map)
-                window, offset = self.transfers.source(feature_map)
-                self.transfers.load(window, offset, feature_map.words * self.config.lanes, Space.FEATURE,
-                                    feature_map.buffer.address)
+        inputs = [item for item in layer.maps if item.loaded and item.buffer not in self._plan.spilled]
+        read = {operand.map for operand in layer.operands}
+        for feature_map in inputs:
+            if feature_map not in read:
+                self._load_until(feature_map, feature_map.words)
         mask = self._load_mask(layer.mask) if layer.mask is not None else None
-        stream: _WeightStream | _DepthwiseStream | None = None
+        stream: ConvStream | DepthwiseStream | None = None
+        weighted = [other for other in self.layers if isinstance(other, (ConvLayer, DepthwiseLayer))]
         if isinstance(layer, ConvLayer):
-            stream = _WeightStream(self, layer)
+            stream = ConvStream(self.transfers, layer, self.compressed, last=layer is weighted[-1])
         elif isinstance(layer, DepthwiseLayer):
-            stream = _DepthwiseStream(self, layer)
+            stream = DepthwiseStream(self.transfers, layer, self.compressed)
+        if stream is not None:
+            self.weights.append(stream.report)
         writers = [other for other in self.layers if other.output is layer.output]
         last = layer is writers[-1] and layer.output in self.wanted
         if last and layer.output.buffer in self._plan.spilled:
             self.transfers.result(layer.output, self.wanted[layer.output])
         rows = self._stripe_rows(layer, stream)
-        table = None if layer.table is None else self._load_table(layer, layer.table)
         for index, first in enumerate(range(0, layer.output.height, rows)):
             stripe = self._stripe(layer, index, first, min(first + rows, layer.output.height))
-            at = len(self.transfers.instructions)
+            for operand in layer.operands:
+                if operand.map in inputs:
+                    self._load_until(operand.map, operand.words(*layer.rows(operand, first, stripe.end),
+                                                                self.config.lanes)[1])
             self._compute(layer, stripe, mask, stream)
-            if table is not None:
-                for instruction in self.transfers.instructions[at:]:
-                    if instruction.layer is layer:
-                        instruction.set_table(table)
             self._store_stripe(layer, stripe)
-        if isinstance(layer, DecideLayer):
+        for feature_map in inputs:
+            self._load_until(feature_map, feature_map.words)
+        if isinstance(layer, MaskLayer):
             self._dilations(layer)
         if last and layer.output.buffer not in self._plan.spilled:
             self.transfers.store(self.transfers.result(layer.output, self.wanted[layer.output]),
                                  layer.output.words * self.config.lanes, layer.output.buffer.address)
+
+    def _load_until(self, feature_map: FeatureMap, word: int) -> None:
+        """Load the words of an input before this one, but for those that are there: a layer's first stripe does not
+        wait for the rows of its last."""
+        unit = self._planner.unit
+        first, end = self._words_loaded.get(feature_map, 0), min(-(-word // unit) * unit, feature_map.words)
+        if first < end:
+            self._words_loaded[feature_map] = end
+            window, offset = self.transfers.source(feature_map)
+            lanes = self.config.lanes
+            self.transfers.load(window, offset + first * lanes, (end - first) * lanes, Space.FEATURE,
+                                feature_map.buffer.address + first)
+
+    def _add(self, instruction: Instruction, stream: ConvStream | DepthwiseStream | None = None) -> None:
+        """Append a command, with its layer's table: that is loaded once, or with weights that do not stay either."""
+        layer = instruction.layer
+        if layer is not None and layer.table is not None:
+            if layer not in self._tables or (stream is not None and not stream.keeps):
+                self._tables[layer] = self._load_table(layer, layer.table)
+            instruction.set_table(self._tables[layer])
+        self.transfers.instructions.append(instruction)
 
     def _load_table(self, layer: Layer, table: np.ndarray) -> Region:
         if isinstance(layer, ConvLayer):
@@ -169,38 +192,48 @@ class Assembly:
         return self.transfers.stream(table.tobytes(), Space.WEIGHT)
 
     def _compute(self, layer: Layer, stripe: Stripe, mask: Region | None,
-                 stream: _WeightStream | _DepthwiseStream | None) -> None:
-        instructions = self.transfers.instructions
-        if isinstance(layer, ConvLayer) and isinstance(stream, _WeightStream):
+                 stream: ConvStream | DepthwiseStream | None) -> None:
+        if isinstance(layer, ConvLayer) and isinstance(stream, ConvStream):
             for chunk in stream.chunks:
                 placement = stream.place(chunk)
-                instructions.append(self._writer.convolution(layer, stripe, chunk, placement, mask))
-        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, _DepthwiseStream):
+                self._add(self._writer.convolution(layer, stripe, chunk, placement, mask), stream)
+        elif isinstance(layer, DepthwiseLayer) and isinstance(stream, DepthwiseStream):
             for first, count in stream.chunks:
                 placement = stream.place(first, count)
-                instructions.append(self._writer.depthwise(layer, stripe, first, count, placement, mask))
+                self._add(self._writer.depthwise(layer, stripe, first, count, placement, mask), stream)
         elif isinstance(layer, DecideLayer):
-            instructions += [self._writer.decision(layer, stripe, decided, self._load_mask(decided))
-                             for decided in self._decided(layer) if not decided.steps]
+            for decided in self._decided(layer):
+                if not decided.steps:
+                    self._add(self._writer.decision(layer, stripe, decided, self._load_mask(decided)))
+        elif isinstance(layer, GateLayer):
+            for opened in self._decided(layer):
+                self._add(self._writer.opening(layer, self._load_mask(opened)))
+        elif isinstance(layer, CombineLayer):
+            for combined in self._decided(layer):
+                if not combined.steps:
+                    sources = [self._load_mask(source) for source in (layer.first, layer.second)]
+                    self._add(self._writer.combination(layer, combined, sources, self._load_mask(combined)))
         elif isinstance(layer, CopyLayer):
-            commands = [self._writer.copy(layer, stripe, piece) for piece in layer.pieces]
-            instructions += [command for command in commands if command is not None]
+            for piece in layer.pieces:
+                command = self._writer.copy(layer, stripe, piece, mask)
+                if command is not None:
+                    self._add(command)
         elif isinstance(layer, MulLayer):
-            instructions.append(self._writer.product(layer, stripe, mask))
+            self._add(self._writer.product(layer, stripe, mask))
         elif isinstance(layer, AddLayer):
-            instructions.append(self._writer.addition(layer, stripe, mask))
+            self._add(self._writer.addition(layer, stripe, mask))
         elif isinstance(layer, PoolLayer):
-            instructions.append(self._writer.pooling(layer, stripe, mask))
+            self._add(self._writer.pooling(layer, stripe, mask))
         else:
             raise TypeError(f"no engine runs {layer}")
 
     # ---- stripes ------------------------------------------------------------------------------
 
-    def _stripe_rows(self, layer: Layer, stream: _WeightStream | _DepthwiseStream | None) -> int:
+    def _stripe_rows(self, layer: Layer, stream: ConvStream | DepthwiseStream | None) -> int:
         """Output rows of a stripe. Maps on chip are cut only where that does not load the weights again."""
         if layer in self._plan.stripes:
             return self._plan.stripes[layer].rows
-        if stream is not None and len(stream.chunks) > 1:
+        if stream is not None and not stream.keeps:
             return layer.output.height
         return self._rows.get(layer, layer.output.height)
 
@@ -269,67 +302,7 @@ class Assembly:
                 "first_layer": positions[0], "last_layer": positions[-1],
             } for feature_map, positions in used.items()],
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
-            "weights": [{
-                "layer": report.layer, "weight_bytes": report.weight_bytes, "map_bytes": report.map_bytes,
-                "parameter_bytes": report.parameter_bytes, "commands": len(report.chunks),
-                "output_blocks_at_once": [1 << chunk.unrolling for chunk in report.chunks],
-            } for report in self.weights],
+            "weights": [dataclasses.asdict(report) for report in self.weights],
+            "weights_total": weights_total(self.weights),
             "gated_layers": {layer.name: self._mask_names[layer.mask.tensor] for layer in self.layers if layer.mask},
         }
-
-
-class _WeightStream:
-    """The weights of one layer on their way through the rings: loaded once if one command holds them all,
-    otherwise again for every stripe."""
-
-    def __init__(self, assembly: Assembly, layer: ConvLayer):
-        tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        self.chunks = choose_chunks(layer, tiles, assembly.config)
-        self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
-                        for chunk in self.chunks}
-        self._placement: Placement | None = None
-        parts = list(self._packed.values())
-        assembly.weights.append(WeightReport(layer.name, sum(len(part.tiles) for part in parts),
-                                             sum(len(part.maps) for part in parts),
-                                             sum(len(part.parameters) for part in parts), self.chunks))
-
-    def place(self, chunk: Chunk) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            self._placement = self._load(self._packed[chunk])
-        return self._placement
-
-    def _load(self, packed: PackedWeights) -> Placement:
-        return Placement(self._transfers.stream(packed.tiles, Space.WEIGHT),
-                         self._transfers.stream(packed.parameters, Space.PARAMETER),
-                         self._transfers.stream(packed.maps, Space.MAP))
-
-
-class _DepthwiseStream:
-    """The weights of a depthwise layer on their way through the rings, like those of a convolution."""
-
-    def __init__(self, assembly: Assembly, layer: DepthwiseLayer):
-        filters = layer.weights.transpose(1, 0, 2) if layer.transposed else layer.weights
-        self._weights = DepthwiseWeights(filters, layer.bias, layer.multipliers, layer.shifts, assembly.config)
-        self._transfers = assembly.transfers
-        count = self._weights.blocks_at_once
-        if not count:
-            raise CapacityError(f"{layer}: the weights of {assembly.config.lanes} channels take "
-                                f"{self._weights.block_words * assembly.config.weight_word_bytes} bytes, the weight "
-                                f"store has {assembly.config.weight_bytes}")
-        total = self._weights.output_blocks
-        self.chunks = [(first, min(count, total - first)) for first in range(0, total, count)]
-        self._placement: Placement | None = None
-        parts = [self._weights.pack(first, count) for first, count in self.chunks]
-        assembly.weights.append(WeightReport(layer.name, sum(len(weights) for weights, _parameters in parts), 0,
-                                             sum(len(parameters) for _weights, parameters in parts),
-                                             [Chunk(first, count, 0) for first, count in self.chunks]))
-
-    def place(self, first: int, count: int) -> Placement:
-        """Load the weights of a command, unless they are there."""
-        if self._placement is None or len(self.chunks) > 1:
-            weights, parameters = self._weights.pack(first, count)
-            self._placement = Placement(self._transfers.stream(weights, Space.WEIGHT),
-                                        self._transfers.stream(parameters, Space.PARAMETER))
-        return self._placement

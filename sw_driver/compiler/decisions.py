@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from sw_driver.compiler.layers import DecideLayer, FeatureMap, Layer
+from sw_driver.compiler.layers import FeatureMap, Layer, MaskLayer
 
 
 def decisions_first(layers: list[Layer]) -> list[Layer]:
@@ -13,7 +13,7 @@ def decisions_first(layers: list[Layer]) -> list[Layer]:
     before = [{makers[feature_map] for feature_map in layer.needs if feature_map in makers} for layer in layers]
     # Which decision needs a layer first: one that only a later decision needs must not delay an earlier decision,
     # whose branch it may be part of.
-    decisions = [i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)]
+    decisions = [i for i, layer in enumerate(layers) if isinstance(layer, MaskLayer)]
     urgency: dict[int, int] = {}
     for rank, decision in enumerate(decisions):
         waiting = [decision]
@@ -42,5 +42,5 @@ def decisions_first(layers: list[Layer]) -> list[Layer]:
 
 
 def decided_at(layers: list[Layer]) -> dict[int, int]:
-    """The position of the layer that decides each mask, by its tensor."""
-    return {layer.mask_tensor: i for i, layer in enumerate(layers) if isinstance(layer, DecideLayer)}
+    """The position of the layer that makes each mask, by its tensor."""
+    return {layer.mask_tensor: i for i, layer in enumerate(layers) if isinstance(layer, MaskLayer)}

@@ -12,7 +12,17 @@ import dataclasses
 
 from sw_driver.compiler.decisions import decided_at
 from sw_driver.compiler.fusing import readers
-from sw_driver.compiler.layers import FeatureMap, Geometry, Layer, Mask, Operand, PoolLayer, SelectLayer
+from sw_driver.compiler.layers import (
+    FeatureMap,
+    Geometry,
+    Grain,
+    Layer,
+    Mask,
+    MulLayer,
+    Operand,
+    PoolLayer,
+    SelectLayer,
+)
 
 
 def gate(layers: list[Layer], wanted: set[FeatureMap], *, branches: bool = True) -> list[Layer]:
@@ -22,7 +32,7 @@ def gate(layers: list[Layer], wanted: set[FeatureMap], *, branches: bool = True)
     if not branches:
         selected = {operand.map for layer in layers if isinstance(layer, SelectLayer) for operand in layer.operands}
         for layer in layers:
-            if layer.output not in selected:
+            if layer.output not in selected and layer.mask is not None and layer.mask.grain is Grain.PIXEL:
                 layer.mask = None
     result = list(layers)
     for layer in layers:
@@ -37,7 +47,10 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
 
     def require(operand: Operand, mask: Mask | None) -> None:
         target = operand.map
-        if mask is not None and not (operand.whole and mask.size == (target.height, target.width)):
+        if (mask is not None and mask.grain is Grain.PIXEL
+                and not (operand.whole and mask.size == (target.height, target.width))):
+            mask = None
+        if mask is not None and mask.grain is Grain.BLOCK and not (operand.whole and operand.blocks == mask.height):
             mask = None
         demands[target] = mask if demands.get(target, mask) == mask else None
 
@@ -47,12 +60,17 @@ def _analyse(layers: list[Layer], wanted: set[FeatureMap]) -> None:
             require(layer.a, layer.select)
             require(layer.b, layer.select.complement())
             continue
-        mask = demands.get(layer.output) if layer.can_be_gated else None
+        mask = demands.get(layer.output)
         if mask is not None and mask.decided and decided[mask.tensor] > position:
             mask = None  # the decision depends on what this layer makes
-        layer.mask = mask
+        layer.mask = mask if mask is not None and layer.can_be_gated(mask) else None
+        if layer.mask is None and mask is not None and mask.grain is not Grain.BLOCK:
+            mask = None
         for operand in layer.operands:
-            require(operand, mask and layer.demand(operand, mask))
+            if mask is None and isinstance(layer, MulLayer) and operand is layer.a:
+                require(operand, layer.gate)  # where the gate is closed, anything will do
+            else:
+                require(operand, mask and layer.demand(operand, mask))
 
 
 @dataclasses.dataclass

@@ -12,14 +12,18 @@ from hw.contract.registers import Window
 from sw_driver.compiler.layers import (
     AddLayer,
     Buffer,
+    CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
     FeatureMap,
+    GateLayer,
     Geometry,
+    Grain,
     Layer,
     Mask,
+    MaskLayer,
     MulLayer,
     Operand,
     Piece,
@@ -66,6 +70,7 @@ class Instruction:
     reads, writes : the memory it touches. fetches : what a convolution reads before it is drained; one of `reads`.
     layer : of a compute command; with what its record stands for: pixels, multiply-accumulates of a pixel, valid
         output channels in the last block.
+    cycles : expected, where that is known better than from the fields; else 0.
     """
 
     opcode: Opcode
@@ -77,6 +82,7 @@ class Instruction:
     pixel_macs: int = 0
     last_lanes: int = 0
     fetches: Region | None = None
+    cycles: int = 0
 
     @property
     def engine(self) -> Engine:
@@ -201,7 +207,32 @@ class InstructionWriter:
         instruction.writes = [target]
         return instruction
 
-    def dilation(self, layer: DecideLayer, mask: Mask, source: Region, target: Region) -> Instruction:
+    def opening(self, layer: GateLayer, target: Region) -> Instruction:
+        """The DECIDE command that tells, block by block, whether a gate is open: a row of one pixel for each."""
+        stripe = Stripe(0, layer.output.height)
+        values = {
+            "flags": 0, "output_y": 0, "output_rows": layer.output.height, "output_width": 1, "output_blocks": 1,
+            "mask_base": target.first, "bound": layer.closed, "any_lane": 1,
+            **self._input(layer.input, Geometry((1, 1), (1, 1), (1, 1), (0, 0)), stripe),
+            "input_height": layer.output.height, "input_row_stride": 1,
+        }
+        instruction = self._instruction(Opcode.DECIDE, layer, stripe, values, None)
+        instruction.writes = [target]
+        return instruction
+
+    def combination(self, layer: CombineLayer, mask: Mask, sources: list[Region], target: Region) -> Instruction:
+        """The COMBINE command that makes a mask without demand steps of the two sources."""
+        inverted = (*layer.inverted[:2], layer.inverted[2] != mask.invert)
+        operands = layer.first, layer.second
+        values = {
+            "flags": 0, "output_y": 0, "output_rows": mask.height, "output_width": mask.width, "output_blocks": 1,
+            "mask_base": sources[0].first, "other_base": sources[1].first, "target_base": target.first,
+            "inverted": sum(1 << i for i, bit in enumerate(inverted) if bit),
+            "spread": sum(1 << i for i, operand in enumerate(operands) if operand.grain is Grain.LAYER),
+        }
+        return Instruction(Opcode.COMBINE, values, sources, [target], layer)
+
+    def dilation(self, layer: MaskLayer, mask: Mask, source: Region, target: Region) -> Instruction:
         """The DILATE command that takes the last demand step of a mask."""
         *_steps, before, after = mask.chain
         step = after.steps[-1]
@@ -216,7 +247,7 @@ class InstructionWriter:
         }
         return Instruction(Opcode.DILATE, values, [source], [target], layer)
 
-    def copy(self, layer: CopyLayer, stripe: Stripe, piece: Piece) -> Instruction | None:
+    def copy(self, layer: CopyLayer, stripe: Stripe, piece: Piece, mask: Region | None) -> Instruction | None:
         """The MAX_POOL command that copies, or fills, a piece of a layer; None where the stripe has nothing of it."""
         low, high = piece.rows(stripe.first, stripe.end)
         if low == high:
@@ -238,7 +269,8 @@ class InstructionWriter:
             "output_min": -128 if piece.fill is None else piece.fill,
             "output_max": 127 if piece.fill is None else piece.fill,
         }
-        return self._instruction(Opcode.MAX_POOL, layer, stripe, values, None)
+        values |= self._gating(layer, stripe, 0, mask)
+        return self._instruction(Opcode.MAX_POOL, layer, stripe, values, mask)
 
     def depthwise(self, layer: DepthwiseLayer, stripe: Stripe, first_block: int, count: int, placement: Placement,
                   mask: Region | None) -> Instruction:
@@ -296,17 +328,22 @@ class InstructionWriter:
     def _output(self, layer: Layer, stripe: Stripe, first_block: int, count: int, mask: Region | None,
                 ) -> dict[str, int]:
         output = layer.output
-        values = {
+        return {
             "flags": 0,
             "output_base": self._word(stripe.base(output) + first_block),
             "output_row_stride": output.width * output.blocks, "output_pixel_stride": output.blocks,
             "output_y": stripe.first, "output_rows": stripe.end - stripe.first,
-            "output_width": output.width, "output_blocks": count,
+            "output_width": output.width, "output_blocks": count, **self._gating(layer, stripe, first_block, mask),
         }
-        if mask is not None:
-            values["flags"] |= Flag.GATED
-            values["mask_base"] = mask.first + stripe.first * mask_row_words(output.width)
-        return values
+
+    def _gating(self, layer: Layer, stripe: Stripe, first_block: int, mask: Region | None) -> dict[str, int]:
+        """The fields that gate a command by the layer's mask, which lies in `mask`."""
+        if mask is None or layer.mask is None:
+            return {}
+        if layer.mask.grain is Grain.PIXEL:
+            return {"flags": Flag.GATED, "mask_base": mask.first + stripe.first * mask_row_words(layer.output.width)}
+        return {"flags": Flag.GATED | Flag.WHOLE,
+                "mask_base": mask.first + (first_block if layer.mask.grain is Grain.BLOCK else 0)}
 
     def _input(self, operand: Operand, geometry: Geometry, stripe: Stripe) -> dict[str, int]:
         source, base = operand.map, stripe.base(operand.map)

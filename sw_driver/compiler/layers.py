@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from hw.contract.config import KERNEL_MAX
 from hw.contract.image import Feed
 from hw.contract.layouts import DILATE_STRIDE_MAX, depthwise_lines
 from sw_driver.compiler.quantisation import AddParameters, MeanParameters
+
+#: Fewest pixels of a layer that is computed block by block of its channels: rows of the conv engine share them.
+BLOCK_PIXELS_MIN = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,10 +98,19 @@ class DemandStep:
     size: tuple[int, int]
 
 
+class Grain(enum.Enum):
+    """What a bit of a mask stands for: a pixel; all that a layer computes; all pixels of a block of channels, where
+    each has a word of its own."""
+
+    PIXEL = "pixel"
+    LAYER = "layer"
+    BLOCK = "block"
+
+
 @dataclasses.dataclass(frozen=True)
 class Mask:
     """A decision mask: the bool `tensor` (or its complement) of height x width, then demand steps. decided : a layer
-    makes it on the device; else it is a graph input."""
+    makes it on the device; else it is a graph input. Only pixels have demand steps."""
 
     tensor: int
     invert: bool
@@ -105,6 +118,7 @@ class Mask:
     width: int
     steps: tuple[DemandStep, ...] = ()
     decided: bool = False
+    grain: Grain = Grain.PIXEL
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,6 +127,8 @@ class Mask:
 
     def before(self, step: DemandStep) -> Mask | None:
         """The demand on the input of a layer whose output this mask gates; None where the device can't make it."""
+        if self.grain is not Grain.PIXEL:
+            return self
         if (step.kernel, step.stride, step.pad) == ((1, 1), (1, 1), (0, 0)) and step.size == self.size:
             return self
         if self.decided and (max(step.stride) > DILATE_STRIDE_MAX or max(step.kernel) > KERNEL_MAX):
@@ -174,13 +190,13 @@ class Layer:
         """How the demand on the output becomes a demand on `operand`."""
         return DemandStep((1, 1), (1, 1), (1, 1), (0, 0), (operand.height, operand.width))
 
-    @property
-    def can_be_gated(self) -> bool:
-        """Whether the layer may compute some of its pixels only."""
-        return True
+    def can_be_gated(self, mask: Mask) -> bool:
+        """Whether the layer may compute only what this mask says."""
+        return mask.grain is not Grain.BLOCK
 
     def demand(self, operand: Operand, mask: Mask) -> Mask | None:
-        """The demand on `operand`, given the one on the output; None: all of it."""
+        """The demand on `operand`, given the one on the output; None: all of it. Blocks of channels: where each
+        channel is computed from the same channel."""
         return mask.before(self.step(operand))
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
@@ -243,6 +259,12 @@ class ConvLayer(Layer):
     def elementwise(self) -> list[Operand]:
         return [] if self.residual is None else [self.residual]
 
+    def can_be_gated(self, mask: Mask) -> bool:
+        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        return None if operand is self.input and mask.grain is Grain.BLOCK else super().demand(operand, mask)
+
     def step(self, operand: Operand) -> DemandStep:
         if operand is self.residual:
             return super().step(operand)
@@ -274,11 +296,15 @@ class DepthwiseLayer(Layer):
     def operands(self) -> list[Operand]:
         return [self.input]
 
+    def can_be_gated(self, mask: Mask) -> bool:
+        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
+
     @property
     def transposed(self) -> bool:
         """Whether the engine walks along columns, where that takes fewer steps: tall kernels. A mask has its order."""
         height, width = self.geometry.kernel
-        return self.mask is None and height * depthwise_lines(width) > width * depthwise_lines(height)
+        in_order = self.mask is not None and self.mask.grain is Grain.PIXEL
+        return not in_order and height * depthwise_lines(width) > width * depthwise_lines(height)
 
     def step(self, operand: Operand) -> DemandStep:
         g = self.geometry
@@ -304,7 +330,8 @@ class AddLayer(Layer):
 
 @dataclasses.dataclass(eq=False)
 class MulLayer(Layer):
-    """A product; b may be one pixel, a vector of channels."""
+    """A product; b may be one pixel, a vector of channels. gate : the blocks of channels in which b is not all zero
+    points, where a layer finds them."""
 
     a: Operand
     b: Operand
@@ -315,6 +342,7 @@ class MulLayer(Layer):
     output_zero_point: int
     output_min: int
     output_max: int
+    gate: Mask | None = dataclasses.field(default=None, init=False)
 
     @property
     def broadcast(self) -> bool:
@@ -330,7 +358,9 @@ class MulLayer(Layer):
         return [self.a] if self.broadcast else [self.a, self.b]
 
     def demand(self, operand: Operand, mask: Mask) -> Mask | None:
-        return None if operand is self.b and self.broadcast else super().demand(operand, mask)
+        if operand is self.b and self.broadcast and mask.grain is not Grain.LAYER:
+            return None
+        return super().demand(operand, mask)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -362,9 +392,11 @@ class CopyLayer(Layer):
     def operands(self) -> list[Operand]:
         return list(dict.fromkeys(piece.input for piece in self.pieces))
 
-    @property
-    def can_be_gated(self) -> bool:
-        return False
+    def can_be_gated(self, mask: Mask) -> bool:
+        return mask.grain is Grain.LAYER
+
+    def demand(self, operand: Operand, mask: Mask) -> Mask | None:
+        return None if mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
         parts = [piece.rows(first, end) if piece.fill is None else (0, 1)
@@ -394,20 +426,71 @@ class PoolLayer(Layer):
 
 
 @dataclasses.dataclass(eq=False)
-class DecideLayer(Layer):
-    """A decision: bit of a mask for each pixel of a one-channel map. Its output takes no feature memory.
+class MaskLayer(Layer):
+    """A layer that makes a mask. Its output takes no feature memory.
 
-    mask_tensor : the bool tensor. bound, invert : the bit is (value >= bound) != invert.
+    mask_tensor : the tensor that its masks are said to be of: the bool tensor.
+    """
+
+    mask_tensor: int
+
+
+@dataclasses.dataclass(eq=False)
+class DecideLayer(MaskLayer):
+    """A decision: bit of a mask for each pixel of a one-channel map.
+
+    bound, invert : the bit is (value >= bound) != invert.
     """
 
     input: Operand
-    mask_tensor: int
     bound: int
     invert: bool
 
     @property
     def operands(self) -> list[Operand]:
         return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class GateLayer(MaskLayer):
+    """Finds the blocks of channels whose gate is open: those in which a vector of channels is not `closed` alone.
+
+    mask_tensor : the vector's tensor.
+    """
+
+    input: Operand
+    closed: int
+
+    @property
+    def opened(self) -> Mask:
+        """The mask that it makes."""
+        return Mask(self.mask_tensor, False, self.input.blocks, 1, decided=True, grain=Grain.BLOCK)
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+
+@dataclasses.dataclass(eq=False)
+class CombineLayer(MaskLayer):
+    """LOGICAL_AND or LOGICAL_OR of two masks: the AND of both, each inverted or not, inverted or not.
+
+    first, second : without demand steps, not inverted. inverted : of the first, the second, the result.
+    decisions : the outputs of the layers that make them on the device.
+    """
+
+    first: Mask
+    second: Mask
+    inverted: tuple[bool, bool, bool]
+    decisions: list[FeatureMap]
+
+    @property
+    def operands(self) -> list[Operand]:
+        return []
+
+    @property
+    def needs(self) -> list[FeatureMap]:
+        return self.decisions
 
 
 @dataclasses.dataclass(eq=False)

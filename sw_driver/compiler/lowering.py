@@ -16,8 +16,8 @@ from sw_driver.compiler.layers import (
     DepthwiseLayer,
     FeatureMap,
     Geometry,
+    Grain,
     Layer,
-    Mask,
     Operand,
     PoolLayer,
     SelectLayer,
@@ -50,11 +50,13 @@ class Lowering(VectorLowering):
         self.views = Views(graph, config)
         self.layers: list[Layer] = []
         self.host_steps: list[HostStep] = []
+        self.complements: dict[int, int] = {}
         self._on_host: set[int] = set()
         handlers = {
             "CONV_2D": self._convolution, "FULLY_CONNECTED": self._fully_connected,
             "DEPTHWISE_CONV_2D": self._depthwise, "ADD": self._add,
-            **dict.fromkeys(COMPARISONS, self.compare), "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad,
+            **dict.fromkeys(COMPARISONS, self.compare), "LOGICAL_AND": self.combine, "LOGICAL_OR": self.combine,
+            "LOGICAL_NOT": self.complement, "MUL": self.multiply, "MEAN": self.mean, "PAD": self.pad,
             "CONCATENATION": self._concatenation,
             "RESIZE_NEAREST_NEIGHBOR": self.resize, **dict.fromkeys(TABLE_OPERATORS, self.unary),
             "AVERAGE_POOL_2D": self._pool, "MAX_POOL_2D": self._pool, "SELECT_V2": self._select,
@@ -318,11 +320,8 @@ class Lowering(VectorLowering):
         condition, a, b = (cast(Tensor, tensor) for tensor in self.graph.input_tensors(operator))
         output = self.graph.tensors[operator.outputs[0]]
         height, width, channels = pixels_and_channels(output.shape)
-        root = self.views.root(condition.index)
-        decision = self.views.maps.get(root)
-        if (decision is None and root not in self.graph.inputs) or condition.dtype != "bool":
-            raise CompileError(f"{operator}: its mask {condition} must be a bool graph input or a decision")
-        if pixels_and_channels(condition.shape) != (height, width, 1):
+        mask, decision = self.mask_of(operator, condition)
+        if mask.grain is Grain.PIXEL and mask.size != (height, width):
             raise CompileError(f"{operator}: its mask {condition} must have one value for each of the {height}x{width} "
                                "pixels and a single channel")
         for tensor in (a, b):
@@ -332,7 +331,7 @@ class Lowering(VectorLowering):
         size = height, width, channels
         self.layers.append(SelectLayer(
             name=self._called(operator), op="SELECT_V2", shape=output.shape, operators=[operator.index],
-            output=self.views.make(output), select=Mask(root, False, height, width, decided=decision is not None),
+            output=self.views.make(output), select=mask,
             a=self.views.operand(a, *size), b=self.views.operand(b, *size), decision=decision))
 
 

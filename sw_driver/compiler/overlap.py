@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hw.contract.commands import fields
 from hw.contract.config import Config
 from sim.cycle_model import expected_command
-from sim.timeline import timeline
+from sim.timeline import Span, timeline
 from sim.tokens import Command
 from sw_driver.compiler.assembly import Assembly
 from sw_driver.compiler.instructions import Instruction
-from sw_driver.compiler.layers import ConvLayer, DecideLayer, Layer
+from sw_driver.compiler.layers import ConvLayer, Layer, MaskLayer
 from sw_driver.compiler.schedule import dependencies, program_order, set_order, set_tokens
 
 #: Stripes that are tried for every layer.
@@ -30,10 +30,13 @@ Rows = Mapping[Layer, int]
 
 @dataclasses.dataclass
 class Schedule:
-    """Instructions in program order, with their tokens; cycles : of the whole program, expected."""
+    """Instructions in program order, with their tokens, and as commands; spans : when each is expected to run; cycles :
+    of the whole program, expected."""
 
     assembly: Assembly
     instructions: list[Instruction]
+    commands: list[Command]
+    spans: list[Span]
     cycles: int
 
 
@@ -47,7 +50,7 @@ def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer],
 
 def _cut(layers: Iterable[Layer], stripes: int) -> Rows:
     return {layer: math.ceil(layer.output.height / stripes) for layer in layers
-            if stripes > 1 and layer.output.height > 1 and not isinstance(layer, DecideLayer)}
+            if stripes > 1 and layer.output.height > 1 and not isinstance(layer, MaskLayer)}
 
 
 def _choices(layers: Sequence[Layer]) -> Iterator[Rows]:
@@ -69,7 +72,8 @@ def _on_conv(layer: Layer) -> bool:
 def _schedule(assembly: Assembly, config: Config) -> Schedule:
     instructions = assembly.transfers.instructions
     before = dependencies(instructions)
-    cycles = [expected_command(instruction.opcode, instruction.values, config) for instruction in instructions]
+    cycles = [instruction.cycles or expected_command(instruction.opcode, instruction.values, config)
+              for instruction in instructions]
     order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
@@ -78,4 +82,4 @@ def _schedule(assembly: Assembly, config: Config) -> Schedule:
     commands = [Command(index, instruction.opcode, dict.fromkeys(
         (field.name for field in fields(instruction.opcode)), 0) | instruction.values)
         for index, instruction in enumerate(ordered, start=1)]
-    return Schedule(assembly, ordered, timeline(commands, [cycles[i] for i in order], config)[1])
+    return Schedule(assembly, ordered, commands, *timeline(commands, [cycles[i] for i in order], config))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hw.contract import commands
-from hw.contract.commands import COMMAND_BYTES, MAGIC, Opcode
+from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
+from sw_driver.compiler.bounds import layer_bounds
 from sw_driver.compiler.channel_folding import Folding, fold_channels
+from sw_driver.compiler.channel_gates import drop_idle, open_gates
+from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
@@ -21,7 +25,7 @@ from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, 
 from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
 from sw_driver.compiler.lowering import Lowering
-from sw_driver.compiler.overlap import best_schedule
+from sw_driver.compiler.overlap import Schedule, best_schedule
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
@@ -29,20 +33,27 @@ from sw_driver.tflite.support import require_supported
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to compile. folding, stripes : see `compile_model`."""
+    """How to compile. folding, weights, stripes : see `compile_model`."""
 
     folding: bool = True
+    weights: str = WEIGHT_MODES[0]
     stripes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHT_MODES:
+            raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {self.weights!r}")
 
 
 def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
-                  stripes: int | None = None, also: Sequence[str] = ()) -> Program:
+                  weights: str = WEIGHT_MODES[0], stripes: int | None = None,
+                  also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
     Parameters
     ----------
     folding : without it, channels that are constant or that nobody reads are computed, too: the same results with
         more work.
+    weights : "compressed", where that takes fewer bytes, or "raw".
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
@@ -55,7 +66,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     graph = load_graph(model)
     graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, options=Options(folding, stripes))
+    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes))
 
 
 def _computed(graph: Graph, name: str) -> int:
@@ -113,14 +124,15 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
     layers = drop_unused(lowering.layers, set(wanted))
     layers = fuse_additions(layers, set(wanted))
     layers = fuse_tables(layers, set(wanted), config)
-    layers = decisions_first(layers)
-    layers = gate(layers, set(wanted), branches=branches)
+    layers = decisions_first(open_gates(layers, set(wanted)))
+    layers = drop_idle(gate(layers, set(wanted), branches=branches))
     share_in_place(layers, set(wanted))
-    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows), layers, config,
-                             options.stripes)
+    compressed = options.weights == "compressed"
+    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=compressed), layers,
+                             config, options.stripes)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
-    image = _image(ordered, bytes(transfers.data), config)
+    image = _image(ordered, bytes(transfers.data), bytes(transfers.blocks), config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
         input_bytes=align(transfers.input_bytes, 8), output_bytes=align(transfers.output_bytes, 8),
@@ -130,9 +142,20 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report={**assembly.report, "expected_cycles": schedule.cycles,
-                "folding": None if folded is None else folded.report},
+        report=_report(schedule) | {"folding": None if folded is None else folded.report},
     )
+
+
+def _report(schedule: Schedule) -> dict[str, Any]:
+    """What the compiler did, for people and tools: memory, weights, and what bounds each layer."""
+    report: dict[str, Any] = {**schedule.assembly.report, "expected_cycles": schedule.cycles}
+    bounds = {layer.name: bound for layer, bound in layer_bounds(
+        schedule.instructions, schedule.commands, schedule.spans).items()}
+    report["bounds"] = [{"layer": name, "bound_by": bound.bound_by, **dataclasses.asdict(bound)}
+                        for name, bound in bounds.items()]
+    for entry in report["weights"]:
+        entry["bound_by"] = bounds[entry["layer"]].bound_by
+    return report
 
 
 def _port(graph: Graph, index: int, name: str) -> Port:
@@ -141,22 +164,28 @@ def _port(graph: Graph, index: int, name: str) -> Port:
     return Port(name, index, list(tensor.shape), tensor.dtype, scale, zero_point)
 
 
-def _image(ordered: list[Instruction], data: bytes, config: Config) -> bytes:
-    """Commands first, then the data that they load."""
+def _image(ordered: list[Instruction], data: bytes, blocks: bytes, config: Config) -> bytes:
+    """Commands first, then the data that they load, compressed weights last."""
     count = len(ordered) + 2
     data_offset = count * COMMAND_BYTES
+    block_offset = align(data_offset + len(data), 8)
     image = bytearray(commands.encode(Opcode.BEGIN, {
         "magic": MAGIC, "format_version": FORMAT_VERSION, "config_hash": config.hash, "command_count": count}))
     for instruction in ordered:
         values = instruction.values
         if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
-            values = {**values, "offset": values["offset"] + data_offset}
+            if values["flags"] & Flag.COMPRESSED:
+                values = {**values, "offset": values["offset"] + block_offset,
+                          "parameter_offset": values["parameter_offset"] + data_offset}
+            else:
+                values = {**values, "offset": values["offset"] + data_offset}
         try:
             image += commands.encode(instruction.opcode, values)
         except commands.CommandError as error:
             raise CompileError(f"{instruction.layer or 'a transfer'} is too large for a command: {error}") from None
     image += commands.encode(Opcode.END, {})
-    return bytes(image + data).ljust(align(data_offset + len(data), 8), b"\0")
+    image = (image + data).ljust(block_offset, b"\0") + blocks
+    return bytes(image).ljust(align(len(image), 8), b"\0")
 
 
 def _reported(layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hw.contract.commands import Opcode, Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed, Result
 from hw.contract.layouts import align
 from hw.contract.registers import Window
+from sim import cycle_model
+from sw_driver.compiler.compression import Block, Lead, Part, Table, compress
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.layers import Buffer, FeatureMap
 from sw_driver.compiler.memory import Ring
@@ -22,6 +26,7 @@ class Transfers:
     Members
     -------
     data : weights, row maps, parameters; offsets in window IMAGE count from its start.
+    blocks : compressed weights, one after the other; offsets of LOAD commands with COMPRESSED count from its start.
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
     """
@@ -31,6 +36,7 @@ class Transfers:
         self.config = config
         self.instructions: list[Instruction] = []
         self.data = bytearray()
+        self.blocks = bytearray()
         self.feeds: list[Feed] = []
         self.results: list[Result] = []
         self.input_bytes = self.output_bytes = self.spill_bytes = 0
@@ -45,13 +51,16 @@ class Transfers:
         self._sources: dict[FeatureMap, tuple[Window, int]] = {}
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
+        self._table: Table | None = None  # of the last compressed layer
+        self._lead = Lead(config)
 
     # ---- instructions -------------------------------------------------------------------------
 
     def load(self, window: Window, offset: int, length: int, space: Space, address: int) -> Region:
         """Add a LOAD of `length` bytes; returns what it writes."""
         target = Region(space, address, length // self._entry_bytes[space], self.sizes[space])
-        values = {"window": window, "space": space, "offset": offset, "length": length, "address": address}
+        values = {"flags": 0, "window": window, "space": space, "offset": offset, "length": length,
+                  "address": address}
         self.reads_output |= window is Window.OUTPUT
         self.instructions.append(Instruction(Opcode.LOAD, values, [Region(("window", window), offset, length)],
                                              [target]))
@@ -60,7 +69,7 @@ class Transfers:
     def store(self, offset: int, length: int, address: int) -> None:
         """Add a STORE of `length` bytes of feature memory to window OUTPUT."""
         source = Region(Space.FEATURE, address, length // self.config.lanes, self.config.feature_words)
-        values = {"window": Window.OUTPUT, "space": Space.FEATURE, "offset": offset, "length": length,
+        values = {"flags": 0, "window": Window.OUTPUT, "space": Space.FEATURE, "offset": offset, "length": length,
                   "address": address}
         self.instructions.append(Instruction(Opcode.STORE, values, [source],
                                              [Region(("window", Window.OUTPUT), offset, length)]))
@@ -74,6 +83,32 @@ class Transfers:
         if data not in self._offsets:
             self._offsets[data] = self.append(data)
         return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+
+    def compress(self, parts: Sequence[Part], computing: float, *, with_maps: bool = True) -> list[Block | None]:
+        """The blocks of the next layer to be loaded; see `compression.compress`."""
+        blocks = compress(parts, self._table, self._lead, computing, with_maps=with_maps)
+        self._table = next((block.table for block in blocks if block is not None), self._table)
+        return blocks
+
+    def block(self, block: Block, parameters: bytes) -> tuple[Region, Region, Region]:
+        """Load a compressed block and parameters into the next regions of weight store, map and parameter memory."""
+        counts = {Space.WEIGHT: block.words, Space.MAP: block.entries,
+                  Space.PARAMETER: len(parameters) // self._entry_bytes[Space.PARAMETER]}
+        weight, maps, own = (Region(space, self._rings[space].take(count), count, self.sizes[space])
+                             for space, count in counts.items())
+        if block.data not in self._offsets:
+            self._offsets[block.data] = len(self.blocks)
+            self.blocks += block.data
+        if parameters not in self._offsets:
+            self._offsets[parameters] = self.append(parameters)
+        values = {**block.fields, "window": Window.IMAGE, "space": Space.WEIGHT, "offset": self._offsets[block.data],
+                  "length": len(block.data), "address": weight.first, "map_address": maps.first,
+                  "parameter_offset": self._offsets[parameters], "parameter_length": len(parameters),
+                  "parameter_address": own.first}
+        self.instructions.append(Instruction(
+            Opcode.LOAD, values, [], [region for region in (weight, maps, own) if region.count],
+            cycles=cycle_model.block(values, self.config, block.maps, block.header)))
+        return weight, maps, own
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
         """Give a feed its place in window INPUT and load it."""

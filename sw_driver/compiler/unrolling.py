@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from hw.contract.config import Config
 from sim.cycle_model import expected
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.layers import ConvLayer
+from sw_driver.compiler.layers import ConvLayer, Grain
 from sw_driver.compiler.weights import WeightTiles
 
 #: Densities of non-zero activations that a choice must do well at, with their weights. Very sparse inputs count
@@ -43,17 +44,23 @@ class Chunk:
     unrolling: int
 
 
-def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config) -> list[Chunk]:
-    """Cut a layer into commands, with the unrolling of each.
+def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config, *, last: bool = False) -> list[Chunk]:
+    """Cut a layer into commands, with the unrolling of each. Where every block has a gate it has a command.
 
     A command's weights take at most half of the weight store, so that the next command's arrive meanwhile,
-    unless one block alone needs more. Raises CapacityError when one block does not fit at all.
+    unless one block alone needs more. Weights that are used once, and the last ones to arrive, take at most a
+    quarter: what is computed when all are there is less. Raises CapacityError when one block does not fit at all.
     """
+    if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
+        if not all(_fits(tiles, first, 1, config, 1) for first in range(tiles.output_blocks)):
+            raise _too_large(layer, tiles, config)
+        return [Chunk(first, 1, 0) for first in range(tiles.output_blocks)]
+    shares = (4, 2, 1) if last and layer.output.height * layer.output.width == 1 else (2, 1)
     best: tuple[float, list[Chunk]] | None = None
     for unrolling in range(len(config.unrollings)):
         if 1 << unrolling > max(1, 2 * tiles.output_blocks - 1):
             break
-        chunks = _cut(layer, tiles, config, unrolling)
+        chunks = _cut(layer, tiles, config, unrolling, shares)
         if chunks is None:
             continue
         cycles = sum(cost(layer, tiles, config, chunk.blocks, unrolling) for chunk in chunks)
@@ -64,10 +71,13 @@ def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config) -> list[
     return best[1]
 
 
-def _cut(layer: ConvLayer, tiles: WeightTiles, config: Config, unrolling: int) -> list[Chunk] | None:
-    """The fewest commands, each of whole groups of output blocks but the last; None where a group does not fit."""
+def _cut(layer: ConvLayer, tiles: WeightTiles, config: Config, unrolling: int, shares: Sequence[int],
+         ) -> list[Chunk] | None:
+    """The fewest commands, each of whole groups of output blocks but the last; None where a group does not fit.
+
+    shares : of the weight store that a command may take, the first one first."""
     group = 1 << unrolling
-    for share in (2, 1):
+    for share in shares:
         chunks: list[Chunk] = []
         first = 0
         while first < tiles.output_blocks:

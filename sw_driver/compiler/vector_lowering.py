@@ -10,7 +10,19 @@ from hw.contract.config import Config
 from hw.contract.layouts import blocks
 from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import CopyLayer, DecideLayer, Geometry, Layer, MulLayer, Piece, PoolLayer
+from sw_driver.compiler.layers import (
+    CombineLayer,
+    CopyLayer,
+    DecideLayer,
+    FeatureMap,
+    Geometry,
+    Grain,
+    Layer,
+    Mask,
+    MulLayer,
+    Piece,
+    PoolLayer,
+)
 from sw_driver.compiler.quantisation import activation_range, decision, mean_parameters, product_multiplier
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
@@ -25,6 +37,7 @@ class VectorLowering:
     config: Config
     views: Views
     layers: list[Layer]
+    complements: dict[int, int]  #: what LOGICAL_NOT makes: of which tensor
 
     def _ends(self, operator: Operator) -> tuple[Tensor, Tensor]:
         """First input and output."""
@@ -89,6 +102,36 @@ class VectorLowering:
         self.layers.append(DecideLayer(
             name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
             output=self.views.nothing(output), input=operand, mask_tensor=output.index, bound=bound, invert=invert))
+
+    def mask_of(self, operator: Operator, condition: Tensor) -> tuple[Mask, FeatureMap | None]:
+        """The mask that a bool tensor is for `operator`, and the output of the layer that makes it on the device."""
+        tensor, invert = condition.index, False
+        while tensor in self.complements:
+            tensor, invert = self.complements[tensor], not invert
+        decision = self.views.maps.get(tensor)
+        if (decision is None and tensor not in self.graph.inputs) or condition.dtype != "bool":
+            raise CompileError(f"{operator}: its mask {condition} must be a bool graph input or a decision")
+        height, width, channels = pixels_and_channels(condition.shape)
+        if channels != 1:
+            raise CompileError(f"{operator}: its mask {condition} must have a single channel")
+        grain = Grain.LAYER if condition.elements == 1 else Grain.PIXEL
+        return Mask(tensor, invert, height, width, decided=decision is not None, grain=grain), decision
+
+    def combine(self, operator: Operator) -> None:
+        """LOGICAL_AND, or LOGICAL_OR: not (not a and not b)."""
+        output = self.graph.tensors[operator.outputs[0]]
+        sides = [self.mask_of(operator, cast(Tensor, tensor)) for tensor in self.graph.input_tensors(operator)]
+        either = operator.op == "LOGICAL_OR"
+        first, second = (mask.complement() if mask.invert else mask for mask, _decision in sides)
+        self.layers.append(CombineLayer(
+            name=self._called(operator), op=operator.op, shape=output.shape, operators=[operator.index],
+            output=self.views.nothing(output), mask_tensor=output.index, first=first, second=second,
+            inverted=(sides[0][0].invert != either, sides[1][0].invert != either, either),
+            decisions=[decision for _mask, decision in sides if decision is not None]))
+
+    def complement(self, operator: Operator) -> None:
+        """LOGICAL_NOT: whoever makes or reads the mask inverts it."""
+        self.complements[operator.outputs[0]] = operator.inputs[0]
 
     # ---- copies -----------------------------------------------------------------------------------------------
 

@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_LINE_WORDS, DEPTHWISE_TAPS, align, blocks, depthwise_lines, table_entries
+from hw.contract.weight_format import TileOrder
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedWeights:
     """The bytes that a CONV command's tiles, row maps and parameters take; each padded to whole entries.
 
-    rows : rows stored in each tile, in the order of tiles.
+    rows : rows stored in each tile, in the order of tiles. row_maps : which these are.
+    order : of the tiles, with the rows and output channels that are not all zero behind the last of them.
     """
 
     tiles: bytes
     maps: bytes
     parameters: bytes
     rows: NDArray[np.int64]
+    row_maps: list[int]
+    order: TileOrder
 
 
 class DepthwiseWeights:
@@ -59,6 +63,12 @@ class DepthwiseWeights:
     def pack(self, first: int, count: int) -> tuple[bytes, bytes]:
         """Weights and parameters of output blocks first .. first + count - 1."""
         return self._rows[first : first + count].tobytes(), self._parameters.pack(first, count)
+
+    def order(self, first: int, count: int) -> TileOrder:
+        """The lines of these blocks as tiles of DEPTHWISE_TAPS rows, all of which are stored."""
+        lines = self._rows.shape[1] * self._rows.shape[2]
+        return TileOrder(self.config.lanes, 1, count, lines, 1, DEPTHWISE_TAPS,
+                         _last(self._rows[first + count - 1].any(axis=(0, 1, 2))))
 
 
 def packed_table(table: np.ndarray, config: Config) -> bytes:
@@ -117,6 +127,7 @@ class WeightTiles:
         padded[:channels] = weights
         taps = weights.shape[1] * weights.shape[2]
         input_blocks = weights.shape[3] // lanes
+        self._taps, self._input_blocks = taps, input_blocks
         self.tiles_per_block = taps * input_blocks
         # [output block, output lane, tap x input block, input lane] -> [tile of the block, output block, in, out]
         tiles = padded.reshape(self.output_blocks, lanes, self.tiles_per_block, lanes)
@@ -152,12 +163,24 @@ class WeightTiles:
         lanes = self.config.lanes
         tiles = np.concatenate([self._tiles[at].reshape(-1, lanes, lanes) for at in order])
         stored = np.concatenate([self._stored[at].reshape(-1, lanes) for at in order])
+        row_maps = (stored @ (1 << np.arange(lanes))).tolist()
         return PackedWeights(_compact(tiles, stored), self._maps(stored), self._parameters.pack(first, count),
-                             stored.sum(axis=1))
+                             stored.sum(axis=1), row_maps, self._order(first, count, group))
+
+    def _order(self, first: int, count: int, group: int) -> TileOrder:
+        part = slice(first, first + count)
+        rows = np.asarray(self._stored[self._input_blocks - 1 :: self._input_blocks, part].any(axis=(0, 1)))
+        outputs = np.asarray(self._tiles[:, first + count - 1].any(axis=(0, 1)))
+        return TileOrder(self.config.lanes, group, count, self._taps, self._input_blocks, _last(rows), _last(outputs))
 
     def _maps(self, stored: NDArray[np.bool_]) -> bytes:
         data = np.packbits(stored.reshape(-1), bitorder="little").tobytes()
         return data.ljust(align(len(data), 8), b"\0")
+
+
+def _last(used: NDArray[np.bool_]) -> int:
+    """How many of the entries of `used` reach up to the last true one; at least 1."""
+    return max(1, int(np.flatnonzero(used)[-1]) + 1 if used.any() else 1)
 
 
 def _compact(tiles: NDArray[np.int8], stored: NDArray[np.bool_]) -> bytes:

@@ -285,6 +285,15 @@ class TfliteBuilder:
         self.add_operator(op, [a, b], [output], options)
         return output
 
+    def add_logical(self, op: str, *operands: int, name: str = "") -> int:
+        """LOGICAL_AND or LOGICAL_OR of two bool tensors, with NumPy's broadcasting, or LOGICAL_NOT of one."""
+        options = {"LOGICAL_AND": self._schema.LogicalAndOptionsT, "LOGICAL_OR": self._schema.LogicalOrOptionsT,
+                   "LOGICAL_NOT": self._schema.LogicalNotOptionsT}[op]()
+        name = name or self._next_name(op)
+        output = self.add_tensor(name, np.broadcast_shapes(*(self.shape(x) for x in operands)), "bool")
+        self.add_operator(op, operands, [output], options)
+        return output
+
     def add_logistic(self, x: int, name: str = "") -> int:
         """LOGISTIC; the output's scale is 1/256, its zero point -128, as TFLite requires."""
         return self._add_layer("LOGISTIC", [x], self.shape(x), 1 / 256, -128, name, None)

@@ -299,6 +299,13 @@ def _check_comparison(graph: Graph, operator: Operator) -> None:
              f"{a} and {b} must have one type, and the output {y} be bool")
 
 
+def _check_logical(graph: Graph, operator: Operator) -> None:
+    _check_broadcast(graph, operator, 1 if operator.op == "LOGICAL_NOT" else 2)
+    for index in (*operator.inputs, *operator.outputs):
+        tensor = graph.tensors[index]
+        _require(tensor.dtype == "bool", operator, f"{tensor} must be bool")
+
+
 _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "CONV_2D": _check_conv_2d,
     "DEPTHWISE_CONV_2D": _check_depthwise_conv_2d,
@@ -313,6 +320,7 @@ _CHECKS: dict[str, Callable[[Graph, Operator], None]] = {
     "SOFTMAX": _check_softmax,
     "MEAN": _check_mean,
     **dict.fromkeys(("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), _check_comparison),
+    **dict.fromkeys(("LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT"), _check_logical),
     "PAD": _check_pad,
     "CONCATENATION": _check_concatenation,
     "RESIZE_NEAREST_NEIGHBOR": _check_resize,

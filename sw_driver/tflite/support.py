@@ -20,6 +20,9 @@ TABLE_OPERATORS = ("RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWIS
 #: Comparisons: decisions, whose results are masks.
 COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 
+#: Operators on decisions: masks of masks.
+LOGICAL_OPERATORS = ("LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT")
+
 #: Fused activations: clamps.
 _CLAMPS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
@@ -102,7 +105,9 @@ class _Checker:
     def __init__(self, graph: Graph, pool_area: int):
         self._graph = graph
         self._pool_area = pool_area
-        self._masks = {operator.inputs[0] for operator in graph.operators if operator.op == "SELECT_V2"}
+        self._masks = {index for operator in graph.operators for index in (
+            operator.inputs[:1] if operator.op == "SELECT_V2"
+            else operator.inputs if operator.op in LOGICAL_OPERATORS else ())}
         self._checks: dict[str, Callable[[Operator], Iterator[_Finding]]] = {
             "CONV_2D": self._conv_2d,
             "DEPTHWISE_CONV_2D": self._conv_2d,
@@ -114,6 +119,7 @@ class _Checker:
             "SOFTMAX": self._softmax,
             "SELECT_V2": self._select_v2,
             **dict.fromkeys(COMPARISONS, self._comparison),
+            **dict.fromkeys(LOGICAL_OPERATORS, self._logical),
             "MUL": self._mul,
             "MEAN": self._mean,
             "PAD": self._pad,
@@ -300,11 +306,31 @@ class _Checker:
                 yield f"{tensor} is {tensor.dtype} with {len(tensor.scales)} scales", "int8 with one scale", _QUANTISE
             elif tensor.scale >= 1:
                 yield f"{tensor} has the scale {tensor.scale:.6g}", "below 1", "quantise the model again"
-        if len(y.shape) != 4 or y.shape[0] != 1 or y.shape[3] != 1:
-            yield f"its result is {y}", "one decision per pixel, 1 x height x width x 1", _EXPORT
+        yield from self._decisions(y)
+
+    def _decisions(self, y: Tensor) -> Iterator[_Finding]:
+        """What a bool result must be, and who may read it."""
+        if y.elements != 1 and (len(y.shape) != 4 or y.shape[0] != 1 or y.shape[3] != 1):
+            yield f"its result is {y}", "one decision, or one per pixel, 1 x height x width x 1", _EXPORT
         for reader in self._graph.consumers(y.index):
-            if reader.op != "SELECT_V2":
-                yield f"{reader} reads its result", "SELECT_V2", _EXPORT
+            if reader.op != "SELECT_V2" and reader.op not in LOGICAL_OPERATORS:
+                yield f"{reader} reads its result", f"SELECT_V2, {', '.join(LOGICAL_OPERATORS)}", _EXPORT
+
+    def _logical(self, operator: Operator) -> Iterator[_Finding]:
+        (y,) = self._graph.output_tensors(operator)
+        for index in operator.inputs:
+            yield from self._is_decision(self._graph.tensors[index])
+            x = self._graph.tensors[index]
+            if x.elements not in (1, y.elements):
+                yield f"{x} would be broadcast to {y}", "a single decision, or as many as the result has", _EXPORT
+        yield from self._decisions(y)
+
+    def _is_decision(self, condition: Tensor) -> Iterator[_Finding]:
+        decision = self._graph.producer(condition.index)
+        if condition.index not in self._graph.inputs and (
+                decision is None or decision.op not in (*COMPARISONS, *LOGICAL_OPERATORS)):
+            yield (f"its mask {condition} is neither a graph input nor the result of a comparison",
+                   "a mask given with the inputs, or a decision", _EXPORT)
 
     def _constant(self, operator: Operator) -> Iterator[_Finding]:
         tensor = self._graph.tensors[operator.inputs[1]]
@@ -377,14 +403,12 @@ class _Checker:
         yield from self._feature_maps(a.index, b.index, y.index)
         yield from self._from_device(a.index, b.index)
         yield from self._same_quantisation(operator, a.index, b.index)
-        decision = self._graph.producer(condition.index)
-        if condition.index not in self._graph.inputs and (decision is None or decision.op not in COMPARISONS):
-            yield (f"its mask {condition} is neither a graph input nor the result of a comparison",
-                   "a mask given with the inputs, or a decision", _EXPORT)
-        if not a.shape == b.shape == y.shape or len(y.shape) != 4:
+        yield from self._is_decision(condition)
+        if not a.shape == b.shape == y.shape or (len(y.shape) != 4 and condition.elements != 1):
             yield (f"its operands are {a} and {b}", "operands of one shape, 1 x height x width x channels", _EXPORT)
-        elif condition.shape != (*y.shape[:3], 1):
-            yield (f"its mask is {condition}", f"one bit per pixel, {'x'.join(map(str, y.shape[:3]))}x1", _EXPORT)
+        elif condition.elements != 1 and condition.shape != (*y.shape[:3], 1):
+            yield (f"its mask is {condition}", f"one bit, or one per pixel, {'x'.join(map(str, y.shape[:3]))}x1",
+                   _EXPORT)
 
 
 def _activation_findings(tensor: Tensor) -> Iterator[_Finding]:

@@ -100,12 +100,20 @@ def run(config: Config, memory: OnChip, command_list: list[dict[str, int]]):
     return results
 
 
-def compare(config: Config, seed: int, count: int) -> None:
+def compare(config: Config, seed: int, count: int, *, whole: bool = False) -> None:
+    """`whole`: one bit gates each command, and the words behind its word say the contrary."""
     rng = np.random.default_rng(seed)
     print(f"seed {seed} (replay: LACUNA_SEED={SEED}), {config.name}")
     zero_point = int(rng.integers(-128, 128)) if rng.random() < 0.5 else None  # half the time most activations are it
     memory = random_memory(rng, config, zero_point)
     command_list = [random_convolution(rng, config, zero_point) for _ in range(count)]
+    masks = memory.entries[Space.MASK].view(np.uint64).reshape(-1)
+    for number, values in enumerate(command_list if whole else []):
+        words = values["output_rows"] * layouts.mask_row_words(values["output_width"])
+        values["flags"] |= Flag.GATED | Flag.WHOLE
+        values["mask_base"] = number * len(masks) // count
+        masks[values["mask_base"] + np.arange(words)] = 0 if number % 2 else (1 << 64) - 1
+        masks[values["mask_base"]] = 1 if number % 2 else (1 << 64) - 2
     order(command_list, config, rng)
     results = run(config, memory, command_list)
     for i, (values, (words, counters, cycles)) in enumerate(zip(command_list, results, strict=True)):
@@ -125,6 +133,10 @@ TINY = Config("tiny", rows=4, lanes=4, pixels_per_row=4, requantise_lanes=2, fet
 @pytest.mark.parametrize("number", range(6))
 def test_random_commands_match_the_golden_model(number: int) -> None:
     compare(TINY, SEED * 1000 + number, 6)
+
+
+def test_one_bit_gates_whole_commands() -> None:
+    compare(TINY, SEED * 1000 + 102, 6, whole=True)
 
 
 def test_one_row_and_one_fetch_port() -> None:

@@ -266,6 +266,25 @@ def test_mask_without_active_pixels_costs_a_cycle_per_word(opcode):
     bench.run(testbench)
 
 
+@pytest.mark.parametrize("opcode", [Opcode.ADD, Opcode.MAX_POOL])
+def test_one_bit_gates_the_whole_command(opcode):
+    """Bit 0 of the first word says so, whatever the bits and the words behind it hold; if it is clear, at once."""
+    fields = {**(ADD_8X16 if opcode == Opcode.ADD else POOL_8X8), "flags": int(Flag.GATED | Flag.WHOLE),
+              "mask_base": CONFIGS["nano"].mask_words - 1}
+    pixels = fields["output_rows"] * fields["output_width"]
+    bench = Bench(CONFIGS["nano"], seeded())
+
+    async def testbench(ctx):
+        for run in (1, 0):
+            bench.masks[:] = 0 if run else (1 << 64) - 1
+            bench.masks[-1] = 1 if run else (1 << 64) - 2
+            done = await bench.execute(ctx, opcode, fields)
+            assert done["active_pixels"] == run * pixels
+            assert run or done["cycles"] <= 16
+
+    bench.run(testbench)
+
+
 def test_max_pool_of_one_pixel_copies():
     fields = {**POOL_8X8, "kernel_height": 1, "kernel_width": 1, "stride_y": 1, "stride_x": 1}
     _, bench = execute_one(CONFIGS["small"], Opcode.MAX_POOL, fields)

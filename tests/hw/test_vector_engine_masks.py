@@ -1,4 +1,4 @@
-"""DECIDE and DILATE on the vector engine against the golden model."""
+"""DECIDE, DILATE and COMBINE on the vector engine against the golden model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,17 @@ def decide_fields(rng: np.random.Generator) -> dict[str, int]:
             "input_height": height, "input_width": width, "kernel_height": 1, "kernel_width": 1, "stride_y": 1,
             "stride_x": 1, "dilation_y": 1, "dilation_x": 1, "pad_top": 0, "pad_left": 0,
             "mask_base": int(rng.integers(CONFIG.mask_words)), "bound": int(rng.integers(-129, 130)),
-            "invert": int(rng.integers(2))}
+            "invert": int(rng.integers(2)), "any_lane": int(rng.integers(2))}
+
+
+def combine_fields(rng: np.random.Generator) -> dict[str, int]:
+    values = {"flags": 0, "output_y": 0, "output_rows": int(rng.integers(1, 5)), "output_blocks": 1,
+              "output_width": int(rng.choice([1, 9, 63, 64, 65, 130])), "inverted": int(rng.integers(8)),
+              "spread": int(rng.choice([0, 0, 0, 1, 2, 3]))}
+    values |= {name: int(rng.integers(CONFIG.mask_words)) for name in ("mask_base", "other_base", "target_base")}
+    if rng.random() < 0.3:
+        values["target_base"] = values[str(rng.choice(["mask_base", "other_base"]))]
+    return values
 
 
 def dilate_fields(rng: np.random.Generator) -> dict[str, int]:
@@ -52,22 +62,34 @@ def dilate_fields(rng: np.random.Generator) -> dict[str, int]:
     return f
 
 
-@pytest.mark.parametrize("opcode", [Opcode.DECIDE, Opcode.DILATE], ids=lambda opcode: opcode.name)
-def test_random_commands(opcode):
+FIELDS = {Opcode.DECIDE: decide_fields, Opcode.DILATE: dilate_fields, Opcode.COMBINE: combine_fields}
+
+
+@pytest.mark.parametrize(("opcode", "config"), [*((opcode, CONFIG) for opcode in FIELDS),
+                                                (Opcode.DECIDE, preset("small"))],
+                         ids=lambda value: value.name)
+def test_random_commands(opcode, config):
     rng = seeded()
-    bench = Bench(CONFIG, rng, stalls=True)
+    bench = Bench(config, rng, stalls=True)
 
     async def testbench(ctx):
         for _ in range(16):
-            fields = decide_fields(rng) if opcode is Opcode.DECIDE else dilate_fields(rng)
+            fields = FIELDS[opcode](rng)
+            if opcode is Opcode.DECIDE and fields["any_lane"]:  # most words hold the bound, in every lane but one
+                closed = np.full_like(bench.memory, np.clip(fields["bound"], -128, 127))
+                one = np.flatnonzero(rng.random(len(closed)) < 0.5)
+                closed[one, rng.integers(config.lanes, size=len(one))] = rng.integers(-128, 128, len(one))
+                bench.memory[:] = np.where(rng.random((len(closed), 1)) < 0.9, closed, bench.memory)
             bench.masks[:] = rng.integers(0, 1 << 64, len(bench.masks), dtype=np.uint64)
             for _ in range(int(rng.integers(4))):
                 bench.masks[:] &= rng.integers(0, 1 << 64, len(bench.masks), dtype=np.uint64)
             expected = copy.deepcopy(bench.chip)
             if opcode is Opcode.DECIDE:
-                counters = masks.decide(fields, expected, CONFIG)
+                counters = masks.decide(fields, expected, config)
+            elif opcode is Opcode.COMBINE:
+                counters, steps = masks.combine(fields, expected, config), 0
             else:
-                counters, steps = masks.dilate(fields, expected, CONFIG)
+                counters, steps = masks.dilate(fields, expected, config)
             done = await bench.execute(ctx, opcode, fields)
             assert done["error"] == Error.NONE, fields
             for space, entries in expected.entries.items():
@@ -83,12 +105,14 @@ def test_random_commands(opcode):
 @pytest.mark.parametrize(("opcode", "change"), [
     (Opcode.DECIDE, {"output_blocks": 2}), (Opcode.DECIDE, {"flags": 1}), (Opcode.DECIDE, {"invert": 2}),
     (Opcode.DILATE, {"stride_x": 3}), (Opcode.DILATE, {"flags": 1}), (Opcode.DILATE, {"kernel_width": 17}),
-    (Opcode.DILATE, {"dilation_y": 0}),
+    (Opcode.DILATE, {"dilation_y": 0}), (Opcode.DECIDE, {"any_lane": 2}), (Opcode.COMBINE, {"flags": 1}),
+    (Opcode.COMBINE, {"inverted": 8}), (Opcode.COMBINE, {"spread": 4}), (Opcode.COMBINE, {"output_blocks": 2}),
+    (Opcode.COMBINE, {"output_width": 0}),
 ])
 def test_bad_commands_are_refused(opcode, change):
     rng = seeded()
     bench = Bench(CONFIG, rng)
-    fields = (decide_fields(rng) if opcode is Opcode.DECIDE else dilate_fields(rng)) | change
+    fields = FIELDS[opcode](rng) | change
 
     async def testbench(ctx):
         assert (await bench.execute(ctx, opcode, fields, limit=1000))["error"] == Error.BAD_COMMAND

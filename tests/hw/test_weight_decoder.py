@@ -9,10 +9,12 @@ import pytest
 from amaranth import ResetInserter, Signal
 
 from hw.contract.config import PRESETS, preset
-from hw.contract.weight_decoding import Tiles, WeightStreamError, decode
-from hw.contract.weight_encoding import encode
-from hw.contract.weight_format import TileOrder
+from hw.contract.weight_decoding import Tiles, WeightStreamError, decode, decode_block
+from hw.contract.weight_encoding import count_weights, encode, encode_block
+from hw.contract.weight_format import TABLE_SHIFT, TableKind, TileOrder
+from hw.contract.weight_tables import cost
 from hw.weight_decoder import WeightCodec
+from hw.weight_decoder.decoder import beat_units
 from testbench.component_simulation import simulate
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
@@ -52,12 +54,12 @@ def random_order(random, config, most=4):
                      last_rows=int(random.integers(1, lanes + 1)), last_outputs=int(random.integers(1, lanes + 1)))
 
 
-def beats_of(random, block):
+def beats_of(config, random, block):
     """The block as it lies in memory, between others: beats, and the units before it."""
-    skip = int(random.integers(4))
+    skip, size = int(random.integers(4)), 2 * beat_units(config)
     data = random.bytes(2 * skip) + block
-    data += random.bytes(-len(data) % 8)
-    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)], skip
+    data += random.bytes(-len(data) % size)
+    return [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)], skip
 
 
 def expected(config, tiles):
@@ -130,26 +132,60 @@ class Run:
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "xlarge"])  # whose decoder is large's
 def test_decoder_against_software(name):
-    """Blocks of all kinds, one after the other, under random stalls."""
+    """Blocks of all kinds, one after the other, under random stalls; each third one with the table before it."""
     print(f"LACUNA_SEED={SEED}")
     config = preset(name)
     random = np.random.default_rng([SEED, len(name)])
     run = Run(config, random)
 
     async def test(ctx):
+        table = None
         for number in range(ROUNDS):
             run.fast, run.ready = random.choice([1.0, 0.5]), random.choice([1.0, 0.6])
             order = random_order(random, config, 3)
             tiles = random_tiles(random, order, KINDS[number % len(KINDS)])
             ways = 1 << int(random.integers(config.weight_ways.bit_length()))
-            block = encode(tiles.maps, tiles.words, order, ways, 1.0)
-            assert decode(block, order) == tiles
-            beats, skip = beats_of(random, block)
+            only = number % 3 == 2 and cost(count_weights(tiles.maps, tiles.words, order), table) < float("inf")
+            block, made = encode_block(tiles.maps, tiles.words, order, ways, 1.0, previous=table, only_previous=only)
+            assert decode_block(block, order, table) == (tiles, made)
+            table = made
+            beats, skip = beats_of(config, random, block)
             good = await run.block(ctx, block, order, skip, beats)
             assert (run.words, run.entries) == expected(config, tiles), (number, order, block.hex())
             assert good and not run.beats
 
     simulate(run.top, test, background=run.background, cycles=200_000)
+
+
+def test_there_must_be_a_previous_table():
+    """A block that asks for one is refused as a program's first; after a reset again."""
+    config = preset("nano")
+    random = np.random.default_rng(SEED)
+    run = Run(config, random)
+    order = TileOrder(config.lanes, 1, 1, 1, 2, config.lanes, config.lanes)
+    tiles = random_tiles(random, order, "normal")
+    first, table = encode_block(tiles.maps, tiles.words, order, config.weight_ways)
+    second, _table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, previous=table,
+                                  only_previous=True)
+    assert second[0] >> TABLE_SHIFT & 3 == TableKind.PREVIOUS and len(second) <= len(first)
+    assert decode_block(second, order, table)[0] == tiles
+    with pytest.raises(WeightStreamError, match="no previous"):
+        decode(second, order)
+    wrong = second[:1] + b"\x01" + second[2:]
+    with pytest.raises(WeightStreamError, match="table"):
+        decode_block(wrong, order, table)
+
+    async def test(ctx):
+        for block, good in ((second, False), (first, True), (second, True), (wrong, False), (second, False)):
+            beats, skip = beats_of(config, random, block)
+            assert await run.block(ctx, block, order, skip, beats) == good
+            if not good:
+                run.beats.clear()
+                ctx.set(run.reset, 1)
+                await ctx.tick()
+                ctx.set(run.reset, 0)
+
+    simulate(run.top, test, background=run.background)
 
 
 def damaged(random, block):
@@ -186,7 +222,7 @@ def test_damage_is_refused(name):
                 continue
             with pytest.raises(WeightStreamError):
                 decode(bad, order)
-            beats, skip = beats_of(random, bad)
+            beats, skip = beats_of(config, random, bad)
             assert not await run.block(ctx, bad, order, skip, beats), (number, block.hex(), bad.hex())
             refused += 1
             run.beats.clear()
@@ -194,7 +230,7 @@ def test_damage_is_refused(name):
             await ctx.tick()
             ctx.set(run.reset, 0)
             if number % 4 == 0:
-                beats, skip = beats_of(random, block)
+                beats, skip = beats_of(config, random, block)
                 assert await run.block(ctx, block, order, skip, beats)
                 assert (run.words, run.entries) == expected(config, tiles)
         assert refused > ROUNDS

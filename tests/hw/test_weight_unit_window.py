@@ -13,18 +13,19 @@ from testbench.component_simulation import simulate
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
 
 
-@pytest.mark.parametrize("most", [2, 4, 8, 16])
-def test_units_in_order(most):
+@pytest.mark.parametrize(("most", "beat_units"), [(2, 4), (4, 4), (8, 4), (16, 4), (16, 8)])
+def test_units_in_order(most, beat_units):
     print(f"LACUNA_SEED={SEED}")
     random = np.random.default_rng([SEED, most])
-    dut = UnitWindow(most)
+    dut = UnitWindow(most, beat_units)
+    size = 2 * beat_units
 
     async def test(ctx):
         for _block in range(6):
             skip, total = int(random.integers(4)), int(random.integers(1, 60))
             data = random.bytes(2 * (skip + total))
-            data += random.bytes(-len(data) % 8)
-            beats = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
+            data += random.bytes(-len(data) % size)
+            beats = [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
             units = [int.from_bytes(data[at : at + 2], "little") for at in range(2 * skip, 2 * (skip + total), 2)]
             ctx.set(dut.skip, skip)
             ctx.set(dut.total, total)

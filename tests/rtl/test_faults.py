@@ -210,11 +210,12 @@ FIELDS = [
         {"last_lanes": CONFIG.lanes + 1}, {"last_lanes": CONFIG.lanes - 1}, {"unrolling": 1}, {"unrolling": 255},
         {"output_rows": 0}, {"output_width": 0}, {"output_blocks": 0}, {"input_height": 0}, {"input_width": 0},
         {"flags": Flag.PACKED, "kernel_width": 2}, {"flags": Flag.PACKED, "pad_left": 1},
-        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 32}, {"flags": Flag.ADD, "a_shift": 32},
+        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 64}, {"flags": Flag.WHOLE}, {"flags": Flag.ADD, "a_shift": 32},
         {"flags": Flag.ADD, "sum_multiplier": 1 << 31}]),
     *bad(Opcode.MAX_POOL, POOL, Error.BAD_COMMAND, [
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 16}, {"stride_x": 0}, {"dilation_y": 2},
-        {"input_height": 0}, {"output_width": 0}, {"input_width": 14}, {"flags": Flag.ADD}, {"flags": 16}]),
+        {"input_height": 0}, {"output_width": 0}, {"input_width": 14}, {"flags": Flag.ADD}, {"flags": 16},
+        {"flags": Flag.WHOLE}]),
     *bad(Opcode.AVERAGE_POOL, POOL, Error.BAD_COMMAND, [{"kernel_width": 0}, {"dilation_x": 0}, {"input_width": 14}]),
     *bad(Opcode.ADD, ADD, Error.BAD_COMMAND, [
         {"output_blocks": 0}, {"output_rows": 0}, {"a_shift": 32}, {"sum_shift": -32}, {"b_multiplier": 1 << 31},
@@ -228,11 +229,13 @@ FIELDS = [
         {"kernel_height": 0}, {"kernel_height": 17}, {"kernel_width": 17}, {"stride_y": 0}, {"dilation_x": 0},
         {"input_height": 0}, {"output_rows": 0}, {"flags": Flag.PACKED}, {"flags": Flag.ADD}]),
     *bad(Opcode.DECIDE, DECIDE, Error.BAD_COMMAND, [
-        {"output_blocks": 2}, {"invert": 2}, {"flags": Flag.GATED}, {"kernel_width": 0}, {"dilation_y": 2},
-        {"input_width": 14}]),
+        {"output_blocks": 2}, {"invert": 2}, {"any_lane": 2}, {"flags": Flag.GATED}, {"kernel_width": 0},
+        {"dilation_y": 2}, {"input_width": 14}]),
     *bad(Opcode.DILATE, DILATE, Error.BAD_COMMAND, [
         {"stride_y": 3}, {"stride_x": 0}, {"kernel_width": 17}, {"kernel_height": 0}, {"dilation_y": 0},
         {"flags": Flag.GATED}, {"output_rows": 0}, {"input_width": 0}]),
+    *bad(Opcode.COMBINE, {"output_rows": 2, "output_width": 5, "output_blocks": 1}, Error.BAD_COMMAND, [
+        {"output_blocks": 2}, {"output_rows": 0}, {"inverted": 8}, {"spread": 4}, {"flags": Flag.GATED}]),
 ]
 
 

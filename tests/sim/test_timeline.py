@@ -18,7 +18,7 @@ TO_CONV = {"signal": 1 << Engine.CONV}
 
 def commands(*items: tuple[Opcode, dict[str, int]]) -> list[Command]:
     zero = {"signal": 0, "wait_load": 0, "wait_store": 0, "wait_conv": 0, "wait_vector": 0, "length": 8, "space": 0,
-            "flags": 0, "output_rows": 8, "output_width": 8, "output_blocks": 1, "unrolling": 0}
+            "flags": 0, "offset": 0, "output_rows": 8, "output_width": 8, "output_blocks": 1, "unrolling": 0}
     return [Command(i, opcode, zero | values) for i, (opcode, values) in enumerate(items, start=1)]
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from sim.golden.numerics import multiply_by_quantized_multiplier
+from sw_driver.compiler import compile_model
 from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.quantisation import activation_range, mean_parameters, product_multiplier
+from sw_driver.opening import open_device
 from sw_driver.oracle import run_oracle
 from sw_driver.tflite.builder import TfliteBuilder
 from sw_driver.tflite.support import TABLE_OPERATORS
@@ -70,3 +72,19 @@ def test_mul():
         got = multiply_by_quantized_multiplier(product, *product_multiplier(a[0], b[0], y[0])) + y[1]
         want = run_oracle(builder.to_bytes(), [values, gate])[0]
         np.testing.assert_array_equal(np.clip(got, *activation_range("RELU6", *y)), want)
+
+
+def test_a_table_stays_while_weights_stream_past():
+    """The layer's weights are more than the weight store of nano holds: they come in several commands."""
+    rng = np.random.default_rng(0)
+    builder = TfliteBuilder()
+    x = builder.add_input("x", (1, 6, 6, 48), scale=0.05, zero_point=-3)
+    weights = rng.integers(-60, 60, (1, 7, 7, 48)).astype(np.int8)
+    y = builder.add_depthwise_conv_2d(x, weights, None, 0.01, scale=0.05, zero_point=-3)
+    builder.add_output(builder.add_logistic(y))
+    model = builder.to_bytes()
+    program = compile_model(model, "nano")
+    assert [(layer.op, len(layer.commands)) for layer in program.layers] == [("DEPTHWISE_CONV_2D+LOGISTIC", 2)]
+    inputs = {"x": rng.integers(-128, 128, (1, 6, 6, 48)).astype(np.int8)}
+    with open_device("golden", "nano") as device:
+        np.testing.assert_array_equal(device.run(program, inputs).output, run_oracle(model, inputs)[0])

@@ -128,7 +128,7 @@ def test_check_lists_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("arguments", [
     [], ["run"], ["nonsense"], ["run", "m.tflite", "--input", "x.npy", "--preset", "huge"],
     ["run", "m.tflite", "--input", "x.npy", "--latency", "-1"],
-    ["run", "m.tflite", "--input", "x.npy", "--waves-commands", "7:3"], ["compile", "m.tflite"],
+    ["run", "m.tflite", "--input", "x.npy", "--waves-commands", "7:3"], ["compile", "m.tflite", "--weights", "zip"],
 ])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -120,6 +120,13 @@ def test_demand_through_a_pool_and_an_addition():
     assert ops == [("CONV_2D", True), ("MAX_POOL_2D", True), ("ADD+SELECT_V2", True)]
 
 
+def test_a_copy_is_made_whole():
+    m = Model()
+    padded = m.builder.add_pad(m.conv(m.x), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    ops, _program = m.check(m.select(m.builder.add_max_pool_2d(padded, (3, 3), stride=1), m.x))
+    assert ops == [("CONV_2D", False), ("PAD", False), ("MAX_POOL_2D+SELECT_V2", True)]
+
+
 def test_small_mask_memory_gates_the_last_layers_only():
     """nano has 128 mask words: the masks of layers within the branches don't fit beside the selections' own."""
     builder = TfliteBuilder()

@@ -145,6 +145,22 @@ def test_weights_that_do_not_fit_at_once_are_streamed():
     run_and_compare(model, program, PRESETS["small"], inputs)
 
 
+def test_a_table_outlives_weights_that_come_in_parts():
+    """The rings go around between a layer's commands, and over a table that was loaded only once."""
+    rng = np.random.default_rng(9)
+    builder = TfliteBuilder()
+    x = builder.add_input("x", (1, 40, 40, 32), scale=0.05, zero_point=3)
+    y = builder.add_conv_2d(x, rng.integers(-127, 128, (64, 3, 3, 32), dtype=np.int8), None, np.full(64, 0.004),
+                            scale=0.1, zero_point=0)
+    builder.add_output(builder.add_unary("TANH", y, scale=1 / 128, zero_point=0))
+    model = builder.to_bytes()
+    program = compile_model(model, "small")
+    (layer,) = program.layers
+    assert layer.op == "CONV_2D+TANH"
+    assert len(layer.commands) > 24  # 4 or more parameter entries each, 128 in the ring
+    run_and_compare(model, program, PRESETS["small"], {"x": rng.integers(-128, 128, (1, 40, 40, 32), dtype=np.int8)})
+
+
 def test_packed_input_only_where_it_pays():
     for size, kernel, layout in (((1, 8, 8, 3), 3, "packed"), ((1, 8, 8, 3), 1, "blocked"),
                                  ((1, 8, 8, 16), 3, "blocked")):

@@ -1,0 +1,81 @@
+"""Weights from external memory: cycles by its bandwidth, compressed and raw, beside the bound that the bytes set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import SHARED_MODELS, Network, NotExact
+from benchmarks.tables import Section
+from hw.contract.commands import COMMAND_BYTES, RECORD_BYTES, Engine, transfer_beats
+from hw.contract.config import PRESETS
+from hw.contract.image import Program
+from sim.timeline import Span
+from sim.tokens import read_program
+from sw_driver.compiler import compile_model
+from sw_driver.compiler.bounds import command_bounds
+from sw_driver.device import Device
+from sw_driver.links.rtl import open_rtl
+from sw_driver.oracle import run_oracle
+from sw_driver.result import RunResult
+
+#: Bytes per cycle.
+BANDWIDTHS = (8.0, 4.0, 2.0, 1.0, 0.5)
+
+
+def networks() -> list[Network]:
+    """The MLPerf Tiny models that lie beside the project."""
+    return [Network(path.parent.name, path, sorted((path.parent / "inputs").iterdir()))
+            for path in sorted(SHARED_MODELS.glob("*/*.tflite"))]
+
+
+def bytes_moved(program: Program) -> int:
+    """All that a run moves on the bus: commands, transfers, records."""
+    commands = read_program(program.image)
+    beats = sum(transfer_beats(command.values) for command in commands if command.engine in (Engine.LOAD, Engine.STORE))
+    return 8 * beats + COMMAND_BYTES * program.command_count + RECORD_BYTES * len(commands)
+
+
+def waited(program: Program, result: RunResult) -> int:
+    """Cycles in which an engine waited while weights were transferred, of a run."""
+    commands = read_program(program.image)
+    records = {record["command"]: record for record in result.records}
+    spans = [Span(records[command.index]["start"], records[command.index]["end"]) for command in commands]
+    return sum(bound.weights for command, bound in zip(commands, command_bounds(commands, spans), strict=True)
+               if command.engine in (Engine.CONV, Engine.VECTOR))
+
+
+def weights(preset: str, progress: Callable[[str], None]) -> Section:
+    """Cycles of every network at every bandwidth, on the RTL."""
+    rows: list[list[Any]] = []
+    config = PRESETS[preset]
+    link = open_rtl(config, progress=progress)
+    with Device(link, config) as device:
+        for network in networks():
+            inputs = network.inputs(network.files[0])
+            wanted = run_oracle(network.model, inputs)
+            programs = {mode: compile_model(network.model, config, weights=mode) for mode in ("compressed", "raw")}
+            for bandwidth in BANDWIDTHS:
+                link.configure(bandwidth=bandwidth)
+                results = {}
+                for mode, program in programs.items():
+                    label = f"{network.name}, {mode} weights, {bandwidth:g} bytes per cycle"
+                    progress(label)
+                    result = results[mode] = device.run(program, inputs)
+                    if not all(map(np.array_equal, result.outputs.values(), wanted)):
+                        raise NotExact(f"{label}: the outputs differ from TFLite Micro's")
+                compressed = results["compressed"]
+                moved = bytes_moved(programs["compressed"])
+                rows.append([network.name, f"{bandwidth:g}", compressed.cycles, results["raw"].cycles,
+                             programs["compressed"].report["weights_total"]["weight_bytes"], moved,
+                             round(moved / bandwidth), round(compressed.cycles * bandwidth / moved, 3),
+                             waited(programs["compressed"], compressed)])
+    return Section(
+        "weights", f"Weights and memory bandwidth ({preset})",
+        "Cycles from doorbell to interrupt by the bytes per cycle of external memory, which has 20 cycles of latency; "
+        "reads and writes share it. Bytes moved: weights and parameters, inputs, outputs, commands, records; the bound "
+        "is bytes / bandwidth. Waited: cycles in which an engine stood still while weights were transferred.",
+        ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
+         "cycles / bound", "waited"], rows)
