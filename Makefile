@@ -3,7 +3,6 @@ PYTHON ?=
 PYTEST_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PICTURES := $(sort $(wildcard models/digits_inputs/*.png))
 PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
@@ -12,7 +11,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo       run a real int8 network on the RTL, checked against TFLite Micro'
+	@echo 'make demo       a trained dynamic network on the RTL: what it sees, where it looks, what that saves'
 	@echo 'make test       run the tests'
 	@echo 'make bench      measure what the README states'
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
@@ -32,7 +31,7 @@ $(VENV)/.installed-%: $(PINS)
 
 demo: $(VENV)/.installed
 	@$(BIN)/lacuna doctor --quiet
-	@$(BIN)/lacuna run models/digits.tflite $(addprefix --input ,$(PICTURES)) --preset large --device rtl
+	@$(BIN)/python examples/scenes.py
 
 test: $(VENV)/.installed-test
 	@$(BIN)/lacuna doctor --quiet

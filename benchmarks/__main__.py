@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.dynamic import dynamic
 from benchmarks.gating import decision_masks, gated_layers
 from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
 from benchmarks.mlperf_tiny import mlperf_tiny
@@ -27,7 +28,7 @@ from sw_driver.opening import open_device
 #: Sections that one device measures, in the order of the page.
 ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
     "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
-    "gated_layers": gated_layers, "peers": peers, "mlperf_tiny": mlperf_tiny,
+    "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers, "mlperf_tiny": mlperf_tiny,
 }
 SECTIONS = (*ON_A_DEVICE, "networks", "weights", "simulation_speed")
 

@@ -10,8 +10,8 @@ from benchmarks.plots import NEEDED, plot
 from benchmarks.tables import Section
 
 #: Sections of the page by key, in its order.
-ORDER = ("zero_activations", "dense_layers", "decision_masks", "gated_layers", "peers", "mlperf_tiny", "networks",
-         "weights", "simulation_speed", "area")
+ORDER = ("zero_activations", "dense_layers", "decision_masks", "gated_layers", "dynamic", "peers", "mlperf_tiny",
+         "networks", "weights", "simulation_speed", "area")
 
 _HEAD = (
     "# Results\n\n"

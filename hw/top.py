@@ -62,7 +62,8 @@ class Lacuna(wiring.Component):
             connect(m, engine.engine, getattr(sequencer, name))
         connect(m, load.bus, bus.load)
         connect(m, store.bus, bus.store)
-        m.d.comb += sequencer.progress.eq(conv.progress | vector.progress)
+        # Decoding weights, the load engine may write for long without a word from the bus.
+        m.d.comb += sequencer.progress.eq(conv.progress | vector.progress | load.weight.enable)
 
         # ---- memories: load fills them, the engines read --------------------------------------------------
         m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes, readers=2)

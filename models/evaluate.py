@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import digits_data
-from models.digits_network import LAYERS, macs, parameters
+from models.digits_network import NETWORK
 from models.float_reference import forward
 from models.quantise import FLOAT_WEIGHTS, MODEL
 from sw_driver.oracle import run_oracle
@@ -32,11 +32,10 @@ def int8_probabilities(model: Path, images: digits_data.Images) -> NDArray[np.in
 
 def float_logits(images: digits_data.Images) -> NDArray[np.float64]:
     """The float network's logits, [n][10], for uint8 images [n][28][28]."""
-    logits = next(layer.name for layer in LAYERS if layer.operator == "FULLY_CONNECTED")
     with np.load(FLOAT_WEIGHTS) as stored:
         weights = dict(stored)
     batches = [images[at : at + _FLOAT_BATCH] for at in range(0, len(images), _FLOAT_BATCH)]
-    return np.concatenate([forward(weights, batch[..., np.newaxis] / 255)[logits] for batch in batches])
+    return np.concatenate([forward(NETWORK, weights, batch[..., np.newaxis] / 255)["logits"] for batch in batches])
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="the .tflite file to measure")
     arguments = parser.parse_args()
     _other, held_out = digits_data.load_samples() if arguments.samples else digits_data.load()
-    print(f"{arguments.model.name}: {parameters():,} parameters, {macs():,} MACs, "
+    print(f"{arguments.model.name}: {NETWORK.parameters:,} parameters, {NETWORK.macs:,} MACs, "
           f"{arguments.model.stat().st_size:,} bytes; {len(held_out)} held-out images")
     start = time.monotonic()
     guesses = int8_probabilities(arguments.model, held_out.images).argmax(axis=1)

@@ -7,7 +7,8 @@ scale x (stored value - zero point).
   fully connected layer.
 - Biases: int32, zero point 0, scale = input scale x weight scale.
 - Activations: int8 in -128 to 127, one scale and zero point per tensor, from calibration: of ranges between
-  the whole one and 60% of it, the one with the least squared error on the calibration images.
+  the whole one and 60% of it, the one with the least squared error on the calibration images. What a SELECT_V2
+  takes from and makes shares one scale and zero point.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import digits_data
-from models.digits_network import INPUT, LAYERS, Layer, shapes
+from models.digits_network import NETWORK
 from models.float_reference import forward
+from models.layers import INPUT, Layer, Network
 from sw_driver.tflite.builder import TfliteBuilder
 
 #: Float weights that training writes: float32 `<layer>_weights` and `<layer>_bias`.
@@ -93,48 +95,75 @@ def calibrate(values: NDArray[np.floating]) -> Activation:
     return min(candidates, key=error)
 
 
-def build(weights: Mapping[str, NDArray[np.float32]], images: digits_data.Images) -> TfliteBuilder:
-    """The int8 model of float weights (see `float_reference.forward`), calibrated on uint8 images [n][28][28]."""
-    known = forward(weights, images[..., np.newaxis] / 255)
-    builder = TfliteBuilder("Handwritten digits, a residual network")
-    tensors = {INPUT: builder.add_input(INPUT, shapes()[INPUT], scale=float(np.float32(1 / 255)), zero_point=-128)}
-    for layer in LAYERS:
+def build(network: Network, weights: Mapping[str, NDArray[np.float32]], images: digits_data.Images) -> TfliteBuilder:
+    """The int8 model of float weights (see `float_reference.forward`), calibrated on uint8 images [n][y][x]."""
+    known = forward(network, weights, images[..., np.newaxis] / 255)
+    ranges = _calibrated(network, known)
+    builder = TfliteBuilder(network.title)
+    tensors = {INPUT: builder.add_input(INPUT, network.shapes[INPUT], scale=float(np.float32(1 / 255)),
+                                        zero_point=-128)}
+    for layer in network.layers:
         sources = [tensors[name] for name in layer.inputs]
-        tensors[layer.name] = _add(builder, layer, weights, known[layer.name], *sources)
-    builder.add_output(tensors[LAYERS[-1].name])
+        tensors[layer.name] = _add(builder, network, layer, weights, ranges.get(layer.name), *sources)
+    builder.add_output(tensors[network.layers[-1].name])
     return builder
 
 
-def _add(builder: TfliteBuilder, layer: Layer, weights: Mapping[str, NDArray[np.float32]], values: NDArray[np.float64],
-         source: int, other: int = -1) -> int:
-    """Add one layer; `values` are its float outputs. Returns its output tensor."""
-    activation = "RELU" if layer.relu else "NONE"
+def _calibrated(network: Network, known: Mapping[str, NDArray]) -> dict[str, Activation]:
+    """Scale and zero point of the outputs of convolutions, fully connected layers and additions.
+
+    The operands and the result of a SELECT_V2 have those that suit all of its results, one behind the other: of an
+    operand only what some result holds matters.
+    """
+    leader: dict[str, str] = {}
+    for layer in network.layers:
+        if layer.operator == "SELECT_V2":
+            _mask, branch, skip = layer.inputs
+            leader[branch] = leader[layer.name] = leader.setdefault(skip, skip)
+    shared: dict[str, list[str]] = {}
+    for layer in network.layers:
+        selected = layer.operator == "SELECT_V2" or (layer.name in leader and leader[layer.name] == layer.name)
+        if selected:
+            shared.setdefault(leader[layer.name], []).append(layer.name)
+    common = {name: calibrate(np.concatenate([known[member] for member in members]))
+              for name, members in shared.items()}
+    return {layer.name: common[leader[layer.name]] if layer.name in leader else calibrate(known[layer.name])
+            for layer in network.layers if layer.operator in ("CONV_2D", "FULLY_CONNECTED", "ADD")}
+
+
+def _add(builder: TfliteBuilder, network: Network, layer: Layer, weights: Mapping[str, NDArray[np.float32]],
+         output: Activation | None, source: int, *others: int) -> int:
+    """Add one layer; `output` where calibration has one for it. Returns its output tensor."""
+    name = layer.name
+    common = {} if output is None else {"scale": output.scale, "zero_point": output.zero_point,
+                                        "activation": "RELU" if layer.relu else "NONE", "name": name}
     match layer.operator:
         case "CONV_2D" | "FULLY_CONNECTED":
             convolution = layer.operator == "CONV_2D"
-            stored, scales = quantise_weights(weights[f"{layer.name}_weights"], per_channel=convolution)
-            bias = quantise_bias(weights[f"{layer.name}_bias"], builder.scale(source), scales)
-            output = calibrate(values)
-            common = {"scale": output.scale, "zero_point": output.zero_point, "activation": activation,
-                      "name": layer.name}
+            stored, scales = quantise_weights(weights[f"{name}_weights"], per_channel=convolution)
+            bias = quantise_bias(weights[f"{name}_bias"], builder.scale(source), scales)
             if convolution:
-                return builder.add_conv_2d(source, stored, bias, scales, stride=layer.stride, padding="SAME", **common)
+                return builder.add_conv_2d(source, stored, bias, scales, stride=layer.stride,
+                                           dilation=layer.dilation, padding="SAME", **common)
             return builder.add_fully_connected(source, stored, bias, scales, **common)
         case "ADD":
-            output = calibrate(values)
-            return builder.add_add(source, other, scale=output.scale, zero_point=output.zero_point,
-                                   activation=activation, name=layer.name)
+            return builder.add_add(source, others[0], **common)
+        case "GREATER_EQUAL":
+            zero = builder.add_constant(f"{name}/zero", np.array(builder.zero_point(source), np.int8),
+                                        scale=builder.scale(source), zero_point=builder.zero_point(source))
+            return builder.add_greater_equal(source, zero, name=name)
+        case "SELECT_V2":
+            return builder.add_select_v2(source, *others, name=name)
         case "MAX_POOL_2D":
-            return builder.add_max_pool_2d(source, layer.kernel, stride=layer.stride, padding="SAME", name=layer.name)
+            return builder.add_max_pool_2d(source, layer.kernel, stride=layer.stride, padding="SAME", name=name)
         case "AVERAGE_POOL_2D":
-            return builder.add_average_pool_2d(source, layer.kernel, stride=layer.stride, padding="SAME",
-                                               name=layer.name)
+            return builder.add_average_pool_2d(source, layer.kernel, stride=layer.stride, padding="SAME", name=name)
         case "RESHAPE":
-            return builder.add_reshape(source, shapes()[layer.name], name=layer.name)
+            return builder.add_reshape(source, network.shapes[name], name=name)
         case "SOFTMAX":
-            return builder.add_softmax(source, name=layer.name)
+            return builder.add_softmax(source, name=name)
         case _:
-            raise ValueError(f"Layer {layer.name}: no int8 rule for operator {layer.operator}")
+            raise ValueError(f"Layer {name}: no int8 rule for operator {layer.operator}")
 
 
 def main() -> None:
@@ -145,7 +174,7 @@ def main() -> None:
     output: Path = parser.parse_args().output
     calibration, _held_out = digits_data.load_samples()
     with np.load(FLOAT_WEIGHTS) as weights:
-        build(dict(weights), calibration.images).save(output)
+        build(NETWORK, dict(weights), calibration.images).save(output)
     print(f"written: {output.name}, {output.stat().st_size:,} bytes, calibrated on {len(calibration)} training images")
 
 

@@ -16,83 +16,19 @@ import time
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models import digits_data
-from models.digits_network import INPUT, LAYERS, Layer, macs, parameters, same_padding, weight_shape
+from models.digits_network import NETWORK
 from models.quantise import FLOAT_WEIGHTS
+from models.torch_network import TorchNetwork
 
 SEED = 7
 EPOCHS = 120
 BATCH = 64
 LEARNING_RATE = 0.1
 WEIGHT_DECAY = 5e-4
-
-
-class DigitsNetwork(nn.Module):
-    """The layers of digits_network, with a batch normalisation behind every convolution. Tensors are NCHW."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weighted = nn.ModuleDict()
-        self.normalised = nn.ModuleDict()
-        for layer in LAYERS:
-            if layer.operator == "CONV_2D":
-                inputs = weight_shape(layer)[-1]
-                self.weighted[layer.name] = nn.Conv2d(inputs, layer.channels, layer.kernel, layer.stride, bias=False)
-                self.normalised[layer.name] = nn.BatchNorm2d(layer.channels)
-            elif layer.operator == "FULLY_CONNECTED":
-                self.weighted[layer.name] = nn.Linear(weight_shape(layer)[-1], layer.channels)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [n][10] of images [n][1][28][28], 0 to 1."""
-        known = {INPUT: images}
-        for layer in LAYERS:
-            if layer.operator == "SOFTMAX":
-                break
-            known[layer.name] = self._layer(layer, *(known[name] for name in layer.inputs))
-        return known["logits"]
-
-    def _layer(self, layer: Layer, source: Tensor, other: Tensor | None = None) -> Tensor:
-        match layer.operator:
-            case "CONV_2D":
-                result = self.normalised[layer.name](self.weighted[layer.name](_pad_same(source, layer)))
-            case "FULLY_CONNECTED":
-                result = self.weighted[layer.name](source)
-            case "ADD":
-                result = source + other
-            case "MAX_POOL_2D":
-                result = functional.max_pool2d(source, layer.kernel, layer.stride)
-            case "AVERAGE_POOL_2D":
-                result = functional.avg_pool2d(source, layer.kernel, layer.stride)
-            case "RESHAPE":
-                result = source.flatten(1)
-            case _:
-                raise ValueError(f"Layer {layer.name}: no training rule for operator {layer.operator}")
-        return functional.relu(result) if layer.relu else result
-
-    def folded(self) -> dict[str, np.ndarray]:
-        """Float32 arrays `<layer>_weights`, in TFLite's order of axes, and `<layer>_bias`."""
-        arrays = {}
-        for name, module in self.weighted.items():
-            weights = module.weight.detach().double()
-            if name in self.normalised:
-                norm = self.normalised[name]
-                factor = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
-                bias = norm.bias.detach().double() - norm.running_mean.double() * factor
-                weights = (weights * factor[:, None, None, None]).permute(0, 2, 3, 1)
-            else:
-                bias = module.bias.detach().double()
-            arrays[f"{name}_weights"] = weights.contiguous().float().numpy()
-            arrays[f"{name}_bias"] = bias.float().numpy()
-        return arrays
-
-
-def _pad_same(source: Tensor, layer: Layer) -> Tensor:
-    _, top, bottom = same_padding(source.shape[2], layer.kernel, layer.stride)
-    _, left, right = same_padding(source.shape[3], layer.kernel, layer.stride)
-    return functional.pad(source, (left, right, top, bottom))
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,11 +61,11 @@ def _as_tensor(digits: digits_data.Digits) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(digits.labels.astype(np.int64))
 
 
-def train(training: digits_data.Digits, epochs: int, seed: int) -> DigitsNetwork:
+def train(training: digits_data.Digits, epochs: int, seed: int) -> TorchNetwork:
     """The network after `epochs` of SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    network = DigitsNetwork()
+    network = TorchNetwork(NETWORK)
     images, labels = _as_tensor(training)
     steps = epochs * (len(training) // BATCH)
     optimiser = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True,
@@ -152,7 +88,7 @@ def train(training: digits_data.Digits, epochs: int, seed: int) -> DigitsNetwork
 
 
 @torch.no_grad()
-def accuracy(network: DigitsNetwork, digits: digits_data.Digits) -> float:
+def accuracy(network: TorchNetwork, digits: digits_data.Digits) -> float:
     """Share of the images whose largest logit is their label's."""
     images, labels = _as_tensor(digits)
     return float((network(images).argmax(dim=1) == labels).double().mean())
@@ -166,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums then have one order: the same weights on every run on this kind of machine
     training, held_out = digits_data.load()
-    print(f"{parameters():,} parameters, {macs():,} MACs; "
+    print(f"{NETWORK.parameters:,} parameters, {NETWORK.macs:,} MACs; "
           f"{len(training)} images for training, {len(held_out)} held out")
     start = time.monotonic()
     network = train(training, arguments.epochs, arguments.seed)

@@ -35,7 +35,7 @@ class ActivationFetch(wiring.Component):
     wave : one item per wave, taken when all its words are under way; the table slot is then free.
     ports : the feature memory.
     word_valid, word : for each row. word_taken : for each row, a word left its FIFO.
-    idle : between waves; no word is on its way to a row, or in its FIFO.
+    idle : between waves; no word is on its way to a row, or in its FIFO. moved : positions were visited in this cycle.
     """
 
     def __init__(self, config: Config):
@@ -68,6 +68,7 @@ class ActivationFetch(wiring.Component):
             "word": Out(ActivationWord(config)).array(config.rows),
             "word_taken": In(config.rows),
             "idle": Out(1),
+            "moved": Out(1),
         })
 
     def elaborate(self, platform):
@@ -145,7 +146,7 @@ class ActivationFetch(wiring.Component):
         # ---- stage 1: the table's entry, the kernel step --------------------------------------------------
         move = Signal()  # stages 1 and 2 move
         busy_1 = Signal()
-        m.d.comb += advance.eq(self.wave.valid & move)
+        m.d.comb += [advance.eq(self.wave.valid & move), self.moved.eq(advance)]
         with m.If(move):
             m.d.sync += busy_1.eq(self.wave.valid)
         tag_layout = data.StructLayout({

@@ -275,7 +275,7 @@ class ConvEngine(wiring.Component):
             with m.If(leave):
                 m.d.sync += kept[counter].eq(count)
         m.d.comb += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
-                                     | walker.wave.valid)
+                                     | walker.wave.valid | fetch.moved)
 
         # ---- drain ----------------------------------------------------------------------------------------
         m.d.comb += [

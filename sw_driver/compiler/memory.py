@@ -21,8 +21,19 @@ class Lifetime:
         return self.start <= other.end and other.start <= self.end
 
 
+#: Positions that a buffer is left alone after its last use, where there is room: a buffer that takes its place at
+#: once makes the layer that writes it wait for the other engine, which may still be reading.
+_REST = 2
+
+
 def plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Any, int] | None:
-    """Addresses such that buffers in use at the same time don't overlap; None if none was found.
+    """Addresses such that buffers in use at the same time don't overlap; None if none was found."""
+    rested = [dataclasses.replace(item, end=item.end + _REST) for item in lifetimes]
+    return _plan(rested, capacity) or _plan(lifetimes, capacity)
+
+
+def _plan(lifetimes: Sequence[Lifetime], capacity: int) -> dict[Any, int] | None:
+    """As `plan`.
 
     Greedy placement at the lowest free address (Pisarchyk and Lee, "Efficient memory management for deep neural
     net inference", 2020), with a few orders of placement; the one with the smallest peak is taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class Options:
 
 
 def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
-                  weights: str = WEIGHT_MODES[0], stripes: int | None = None) -> Program:
+                  weights: str = WEIGHT_MODES[0], stripes: int | None = None,
+                  also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
     Parameters
@@ -53,14 +55,26 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
         more work.
     weights : "compressed", where that takes fewer bytes, or "raw".
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
+    also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
+        bits stay in the mask memory; bring back the map that they are decided on.
 
-    Raises ModelError for a bad file, UnsupportedError (a ModelError) with everything that can't run, ConfigError
-    for an unknown preset, and CompileError when the model does not fit, which names what, its size and the limit.
+    Raises KeyError for a name that no computed tensor has or that several have, ModelError for a bad file,
+    UnsupportedError (a ModelError) with everything that can't run, ConfigError for an unknown preset, and CompileError
+    when the model does not fit, which names what, its size and the limit.
     """
     config = preset if isinstance(preset, Config) else preset_named(preset)
     graph = load_graph(model)
+    graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
     return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes))
+
+
+def _computed(graph: Graph, name: str) -> int:
+    """The tensor of this name that an operator computes. Raises KeyError."""
+    found = [index for operator in graph.operators for index in operator.outputs if graph.tensors[index].name == name]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} computed tensors of the model are called {name!r}; one must be")
+    return found[0]
 
 
 def compile_graph(graph: Graph, config: Config, name: str = "", options: Options | None = None) -> Program:

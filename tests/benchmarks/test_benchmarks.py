@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import measuring
+from benchmarks import dynamic as dynamic_module, measuring
 from benchmarks.__main__ import SECTIONS
 from benchmarks.area import with_submodules
+from benchmarks.dynamic import dynamic
 from benchmarks.layers import cut_out, random_mask, short_name, synthetic
 from benchmarks.measuring import DIGITS, Bench, NotExact
 from benchmarks.plots import plot
 from benchmarks.report import ORDER, write_report
 from benchmarks.tables import Section
+from models.scenes_network import UNGATED
 from sw_driver.inputs import load_input
 from sw_driver.opening import open_device
 from sw_driver.oracle import run_oracle, run_oracle_tensors
@@ -121,3 +123,15 @@ def test_the_figure_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
     for name in ("first.svg", "second.svg"):
         plot(sections, tmp_path / name)
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+
+
+def test_the_dynamic_section_compares_with_the_network_without_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_module, "NETWORKS", dict.fromkeys((UNGATED, "gated_10")))
+    with open_device("golden", "large") as device:
+        section = dynamic(Bench(device, lambda _text: None), held_out=4, on_device=2)
+    dense, gated = (dict(zip(section.header, row, strict=True)) for row in section.rows)
+    assert dense["fewer MACs"] == dense["fewer cycles"] == dense["ratio"] == 1
+    assert dense["active %"] == 100
+    assert gated["MACs"] < dense["MACs"] / 3
+    assert gated["cycles"] < dense["cycles"] / 3
+    assert gated["ratio"] == pytest.approx(gated["fewer cycles"] / gated["fewer MACs"], abs=0.01)

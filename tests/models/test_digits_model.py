@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from models import digits_data
-from models.digits_network import CLASSES, LAYERS, macs, parameters, shapes, weighted_layers
+from models.digits_network import CLASSES, NETWORK
 from models.evaluate import float_logits, int8_probabilities
 from models.quantise import MODEL
 from sw_driver.tflite.schema import enum_names, load_schema
@@ -27,7 +27,7 @@ def subgraph():
 
 
 def test_operators(subgraph) -> None:
-    assert subgraph.names == [layer.operator for layer in LAYERS]
+    assert subgraph.names == [layer.operator for layer in NETWORK.layers]
     assert Counter(subgraph.names) == {"CONV_2D": 8, "ADD": 3, "MAX_POOL_2D": 1, "AVERAGE_POOL_2D": 1, "RESHAPE": 1,
                                        "FULLY_CONNECTED": 1, "SOFTMAX": 1}
 
@@ -43,10 +43,10 @@ def test_convolutions(subgraph) -> None:
 
 def test_shapes(subgraph) -> None:
     stored = {tensor.name.decode(): tuple(tensor.shape) for tensor in subgraph.tensors}
-    for name, shape in shapes().items():
+    for name, shape in NETWORK.shapes.items():
         assert stored[name] == shape
-    assert macs() == 2_622_016
-    assert parameters() == 38_058
+    assert NETWORK.macs == 2_622_016
+    assert NETWORK.parameters == 38_058
 
 
 def test_quantisation(subgraph) -> None:
@@ -67,7 +67,7 @@ def test_quantisation(subgraph) -> None:
         if name in ("MAX_POOL_2D", "AVERAGE_POOL_2D", "RESHAPE"):
             assert source.quantization.scale[0] == output.quantization.scale[0]
             assert source.quantization.zeroPoint[0] == output.quantization.zeroPoint[0]
-    for layer in LAYERS:
+    for layer in NETWORK.layers:
         if layer.relu:
             tensor = next(tensor for tensor in subgraph.tensors if tensor.name.decode() == layer.name)
             assert tensor.quantization.zeroPoint[0] == -128
@@ -75,7 +75,7 @@ def test_quantisation(subgraph) -> None:
 
 def test_weights_use_the_symmetric_range(subgraph) -> None:
     model = load_schema().ModelT.InitFromPackedBuf(MODEL.read_bytes(), 0)
-    for layer in weighted_layers():
+    for layer in NETWORK.weighted_layers:
         tensor = next(tensor for tensor in subgraph.tensors if tensor.name.decode() == f"{layer.name}/weights")
         weights = np.asarray(model.buffers[tensor.buffer].data).view(np.int8)
         assert weights.size == np.prod(tensor.shape)

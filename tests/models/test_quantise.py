@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from models import digits_data
-from models.digits_network import INPUT, LAYERS, Layer, shapes, weight_shape, weighted_layers
+from models.digits_network import NETWORK
 from models.float_reference import forward
+from models.layers import INPUT, Layer, Network
 from models.quantise import (
     FLOAT_WEIGHTS,
     MODEL,
@@ -94,9 +95,9 @@ def test_calibration_gives_up_a_lone_outlier(generator: np.random.Generator) -> 
 
 def test_float_convolution_equals_a_plain_loop(generator: np.random.Generator, float_weights: dict) -> None:
     images = generator.uniform(size=(1, 28, 28, 1))
-    known = forward(float_weights, images)
-    assert {name: value.shape for name, value in known.items()} == shapes()
-    layer = next(layer for layer in LAYERS if layer.stride == 2 and layer.kernel == 3)
+    known = forward(NETWORK, float_weights, images)
+    assert {name: value.shape for name, value in known.items()} == NETWORK.shapes
+    layer = next(layer for layer in NETWORK.layers if layer.stride == 2 and layer.kernel == 3)
     source = known[layer.inputs[0]][0]
     kernel = float_weights[f"{layer.name}_weights"].astype(float)
     expected = np.tile(float_weights[f"{layer.name}_bias"].astype(float), (7, 7, 1))
@@ -107,15 +108,15 @@ def test_float_convolution_equals_a_plain_loop(generator: np.random.Generator, f
     np.testing.assert_allclose(known[layer.name][0], np.maximum(expected, 0), atol=1e-9)
 
 
-def test_an_unknown_operator_is_refused(float_weights: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.float_reference.LAYERS", (Layer("odd", "TANH", (INPUT,)),))
+def test_an_unknown_operator_is_refused() -> None:
+    odd = Network("odd", 28, (Layer("odd", "TANH", (INPUT,)),))
     with pytest.raises(ValueError, match="odd: no floating-point rule for operator TANH"):
-        forward(float_weights, np.zeros((1, 28, 28, 1)))
+        forward(odd, {}, np.zeros((1, 28, 28, 1)))
 
 
 def test_the_model_is_what_the_quantiser_makes(float_weights: dict) -> None:
-    for layer in weighted_layers():
-        assert float_weights[f"{layer.name}_weights"].shape == weight_shape(layer)
+    for layer in NETWORK.weighted_layers:
+        assert float_weights[f"{layer.name}_weights"].shape == NETWORK.weight_shape(layer)
     calibration, _held_out = digits_data.load_samples()
-    assert build(float_weights, calibration.images).to_bytes() == MODEL.read_bytes(), (
+    assert build(NETWORK, float_weights, calibration.images).to_bytes() == MODEL.read_bytes(), (
         "models/digits.tflite differs from its sources: python -m models.quantise")

@@ -89,7 +89,9 @@ def test_both_modes_compute_the_same(name: str) -> None:
     rng = np.random.default_rng([SEED, len(name)])
     seen = set()
     with open_device("golden", config) as device:
-        for number in range(6):
+        for number in range(30):
+            if number >= 6 and len(seen) > 1:
+                break
             graph = random_graph(rng, "tiny", runs=1, fits=config, gated=number % 2 == 0)
             compressed, raw = (compile_model(graph.model, config, weights=mode) for mode in ("compressed", "raw"))
             one, other = (device.run(program, graph.inputs[0]).outputs for program in (compressed, raw))

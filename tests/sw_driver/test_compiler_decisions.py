@@ -83,6 +83,18 @@ def test_decision_after_the_branch_comes_first():
     assert opcodes.index(Opcode.DECIDE) < len(opcodes) - opcodes[::-1].index(Opcode.CONV)
 
 
+def test_decision_after_the_branch_comes_first_in_every_block():
+    """The second decision depends on the first block, which must not bring that block in front of its own decision."""
+    m = Model()
+    x = m.x
+    for _block in range(2):
+        branch = m.conv(m.conv(x))
+        x = m.builder.add_select_v2(m.decide(x), branch, x)
+    gated, opcodes, _result = m.check(x)
+    assert gated == ["CONV_2D", "CONV_2D+SELECT_V2"] * 2
+    assert opcodes.count(Opcode.DILATE) == 2
+
+
 def test_decision_on_what_the_branch_computes():
     m = Model()
     first = m.conv(m.x)
