@@ -33,8 +33,8 @@ SCORE = "score"
 #: From paper to ink, where the terminal has no colours.
 SHADES = " ░▒▓█"
 
-#: Pictures that are run where none are given.
-DEFAULT_PICTURES = 3
+#: Which of the ten pictures are run where none are given.
+DEFAULT_PICTURES = slice(None, None, 3)
 
 
 class Seen(NamedTuple):
@@ -121,7 +121,7 @@ def show(console: Console, path: Path, pixels: np.ndarray, gated: Seen, dense: S
 
 
 def main() -> int:
-    """Run every picture given, or the first ones in the repository. Returns 1 where a result is not exact."""
+    """Run every picture given, or some in the repository. Returns 1 where a result is not exact."""
     parser = argparse.ArgumentParser(description="Find and read a digit in a cluttered scene.")
     parser.add_argument("pictures", nargs="*", type=Path, help="64 x 64 pixels, light ink on dark paper")
     parser.add_argument("--model", type=Path, default=MODELS / "gated_10.tflite",
@@ -136,7 +136,7 @@ def main() -> int:
     with console.status("Opening the device (the simulator is built once)") as status:
         given = {"progress": status.update} if options.device == "rtl" else {}
         with lacuna.open(options.device, preset=options.preset, **given) as device:
-            for path in options.pictures or sorted((MODELS / "inputs").glob("*.png"))[:DEFAULT_PICTURES]:
+            for path in options.pictures or sorted((MODELS / "inputs").glob("*.png"))[DEFAULT_PICTURES]:
                 with Image.open(path) as image:
                     pixels = np.asarray(image.convert("L"))
                 if pixels.shape != (SIZE, SIZE):
