@@ -99,7 +99,7 @@ class Bench:
             self.image[IMAGE_REGISTERS.index(address)] = value
             first, size = self.image
             self.dut.flash_first.value = first
-            self.dut.flash_last.value = max(first + size - 1, 0)
+            self.dut.flash_last.value = min(max(first + size - 1, 0), 0xFFFF_FFFF)  # whatever a host writes
 
     async def _move_file(self, store: bool, address: int, length: int) -> None:
         if address % 8 or length % 8 or address + length > self.memory_bytes:

@@ -34,7 +34,12 @@ def devices(request: pytest.FixtureRequest) -> Iterator[tuple[Config, RtlLink, G
 
 
 def draw(rng: np.random.Generator, config: Config, first: int) -> WeightProgram:
-    return weight_program(rng, config, [random_set(rng, config, KINDS[(first + i) % len(KINDS)]) for i in range(SETS)])
+    """A program whose results fit the output window."""
+    while True:
+        program = weight_program(rng, config, [random_set(rng, config, KINDS[(first + i) % len(KINDS)])
+                                               for i in range(SETS)])
+        if program.output.size <= PLACES[Window.OUTPUT][1]:
+            return program
 
 
 def run(host: Host, program: WeightProgram, image: bytes) -> tuple[Error, int]:
