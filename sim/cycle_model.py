@@ -299,13 +299,15 @@ def decoding(order: TileOrder, header: BlockHeader, maps: Sequence[int] | None) 
     return COSTS.block + (0 if header.table is TableKind.PREVIOUS else COSTS.table) + steps
 
 
-def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5) -> int:
-    """Cycles of a command from its fields alone; `density` is assumed for activations and for masks."""
+def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5,
+                     active: float = 0.5) -> int:
+    """Cycles of a command from its fields alone. density : of activations that are not zero; active : share of the
+    pixels that a mask lets through."""
     if opcode in (Opcode.LOAD, Opcode.STORE):
         return transfer(opcode, values, config)
     pixels = values["output_rows"] * values["output_width"]
     if values["flags"] & Flag.GATED:
-        pixels = math.ceil(pixels * density)
+        pixels = math.ceil(pixels * active)
     if opcode is Opcode.CONV:
         taps = values["kernel_height"] * values["kernel_width"]
         lanes = ((values["input_blocks"] - 1) * config.lanes + values["last_lanes"]) / values["input_blocks"]

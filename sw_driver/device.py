@@ -245,7 +245,7 @@ class Device:
 
 def expected_cycles(program: Program, config: Config) -> int:
     """Cycles after which a run of the program is given up."""
-    total = sum(expected_command(opcode, values, config, density=1.0)
+    total = sum(expected_command(opcode, values, config, density=1.0, active=1.0)
                 for opcode, values in _commands(program).values() if opcode in ENGINE_OF)
     return TIMEOUT_FACTOR * total + TIMEOUT_CYCLES
 

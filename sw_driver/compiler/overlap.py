@@ -54,12 +54,15 @@ def _cut(layers: Iterable[Layer], stripes: int) -> Rows:
 
 
 def _choices(layers: Sequence[Layer]) -> Iterator[Rows]:
-    """Cuts to try: the same number of stripes for all layers, or for those with a neighbour on the other engine."""
+    """Cuts to try: the same number of stripes for all layers, or for those with a neighbour on the other engine.
+
+    Gated layers stay whole: the few pixels that a mask lets through would not fill the waves of several stripes.
+    """
     at_border = {layer for pair in itertools.pairwise(layers) if _on_conv(pair[0]) != _on_conv(pair[1])
                  for layer in pair}
     seen: list[Rows] = []
     for count, candidates in itertools.product(STRIPES, (at_border, layers)):
-        rows = _cut(candidates, count)
+        rows = _cut([layer for layer in candidates if layer.mask is None], count)
         if rows not in seen:
             seen.append(rows)
             yield rows
