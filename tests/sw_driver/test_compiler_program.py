@@ -71,7 +71,8 @@ def test_every_tensor_on_the_way(number, monkeypatch):
     config = PRESETS[name]
     graph = random_graph(np.random.default_rng([SEED, number]), "tiny", planted=number % 2 == 1)
     try:
-        program = compile_model(graph.model, name)
+        # Cut into stripes, a map may be overwritten at one end before its other end is written.
+        program = compile_model(graph.model, name, stripes=1)
     except CapacityError as error:
         pytest.skip(str(error))
     if program.report["stripe_rows"]:
