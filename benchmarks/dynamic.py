@@ -48,7 +48,7 @@ def dynamic(bench: Bench, held_out: int = SCENES, on_device: int = DEVICE_SCENES
         "Micro's bit for bit. MACs: of the whole network, decision included, dense but for the pixels that no mask "
         "demands; multiplied: without zero activations and zero weight rows. Cycles: doorbell to interrupt. Ratio: "
         "cycle reduction / MAC reduction, of the means, and the least of a scene; of multiplied: the same with what "
-        "is multiplied in place of MACs. Static networks have fewer channels and blocks, and cost at least what the "
+        "is multiplied in place of MACs. Static networks have fewer channels and blocks, and cost about what the "
         "gated network of the budget in their name does.",
         ["network", "accuracy %", "active %", "MACs", "multiplied", "cycles", "fewer MACs", "fewer cycles", "ratio",
          "least ratio", "of multiplied"], rows)
