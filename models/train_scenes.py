@@ -2,11 +2,12 @@
 
     1. ungated and static networks: CROP_EPOCHS epochs, every training digit in a new scene in each of them, of which
        the 32 x 32 pixels around the digit are shown, clutter growing; then EPOCHS epochs of whole scenes
-    2. from the ungated one after step 1, for the epochs of TUNING: each gated one, with the budget as a term of the
-       loss, and the ungated one itself
+    2. TUNING_EPOCHS more epochs: ungated and static networks each from its own step 1; gated ones from the ungated
+       network's step 1, with the budget as a term of the loss
 
-Writes the float weights, batch normalisation folded, to scenes/<name>.npz; `python -m models.quantise_scenes` makes
-the int8 TFLite files of them. The weights of the last epoch are taken; the held-out digits choose nothing.
+So every network sees as many scenes as every other. Writes the float weights, batch normalisation folded, to
+scenes/<name>.npz; `python -m models.quantise_scenes` makes the int8 TFLite files of them. The weights of the last
+epoch are taken; the held-out digits choose nothing.
 """
 
 # PyTorch comes with the extra `train` only.
@@ -15,10 +16,11 @@ the int8 TFLite files of them. The weights of the last epoch are taken; the held
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import multiprocessing
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +39,7 @@ SEED = 11
 BATCH = 64
 CROP_EPOCHS, CROP_RATE = 36, 0.1
 EPOCHS, LEARNING_RATE = 10, 0.05
-TUNING_RATE = 0.02
+TUNING_EPOCHS, TUNING_RATE = 16, 0.02
 WEIGHT_DECAY = 5e-4
 
 #: Side of the crops that networks learn digits on before they learn to find them, and the share of these epochs
@@ -50,26 +52,20 @@ _START, _FALL = 0.99, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
-    """Epochs of step 2; budget, the share of active pixels aimed at, None without gates; weight of (share of active
-    pixels - budget) squared beside the cross entropy."""
+class Budget:
+    """`share` of active pixels aimed at; `force` times (share in the batch - `share`)^2 joins the cross entropy."""
 
-    epochs: int
-    budget: float | None = None
-    weight: float = 0.0
+    share: float
+    force: float
 
 
-#: Step 2 of the ungated network and of those made of it. The smallest budget takes longer, and more force.
-TUNING = {
-    UNGATED: Tuning(8),
-    "gated_50": Tuning(8, 0.5, 50.0),
-    "gated_30": Tuning(8, 0.3, 50.0),
-    "gated_20": Tuning(8, 0.2, 50.0),
-    "gated_10": Tuning(16, 0.1, 200.0),
+#: Budgets of the gated networks. The smaller, the more force it takes.
+GATED = {
+    "gated_50": Budget(0.5, 50.0),
+    "gated_30": Budget(0.3, 50.0),
+    "gated_20": Budget(0.2, 100.0),
+    "gated_10": Budget(0.1, 200.0),
 }
-
-#: The ungated network after step 1, where the steps run one by one.
-_BASE = "base"
 
 
 def batches(training: Digits, epochs: int, seed: int, *, crops: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,19 +96,18 @@ def _crops(scenes: Scenes, generator: np.random.Generator) -> Images:
     return np.stack([image[y : y + CROP, x : x + CROP] for image, (y, x) in zip(scenes.images, corners, strict=True)])
 
 
-def fit(network: TorchNetwork, training: Digits, tuning: Tuning, rate: float, seed: int, *,
+def fit(network: TorchNetwork, training: Digits, epochs: int, rate: float, seed: int, *, budget: Budget | None = None,
         crops: bool = False) -> None:
     """SGD with Nesterov momentum; the learning rate warms up, then falls as a cosine.
 
-    With a budget, weight * (share of active pixels in the batch - budget)^2 is added to the loss. The budget falls
-    to its value from one that leaves the blocks almost as they are, so that they need not be learnt again.
+    The budget falls to its share from one that leaves the blocks almost as they are, so that they need not be learnt
+    again.
     """
-    epochs, budget = tuning.epochs, tuning.budget
     per_epoch = len(training) // BATCH
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * per_epoch, pct_start=0.1)
     sums = np.zeros(3)
-    start = time.monotonic()
+    start = time.process_time()
     for step, (images, labels) in enumerate(batches(training, epochs, seed, crops=crops), start=1):
         tensors = network.tensors(images)
         loss = functional.cross_entropy(tensors["logits"], labels)
@@ -120,40 +115,48 @@ def fit(network: TorchNetwork, training: Digits, tuning: Tuning, rate: float, se
         sums += loss.item(), right, tensors[MASK].mean().item() if budget is not None else 1.0
         if budget is not None:
             left = max(0.0, 1 - step / (_FALL * epochs * per_epoch))
-            allowed = budget + (_START - budget) * left
-            loss = loss + tuning.weight * torch.square(tensors[MASK].mean() - allowed)
+            allowed = budget.share + (_START - budget.share) * left
+            loss = loss + budget.force * torch.square(tensors[MASK].mean() - allowed)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % per_epoch == 0:
             cross_entropy, accuracy, density = sums / per_epoch
-            print(f"epoch {step // per_epoch:3} of {epochs}: cross entropy {cross_entropy:.4f}, {accuracy:.2%} right, "
-                  f"{density:.1%} of the pixels, {time.monotonic() - start:.0f} s", flush=True)
+            print(f"{network.network.title}: epoch {step // per_epoch:3} of {epochs}: cross entropy "
+                  f"{cross_entropy:.4f}, {accuracy:.2%} right, {density:.1%} of the pixels, "
+                  f"{time.process_time() - start:.0f} s of processor time", flush=True)
             sums[:] = 0
 
 
-def pretrained(name: str, training: Digits) -> TorchNetwork:
-    """Step 1 for a network without gates."""
-    torch.manual_seed(SEED)
-    network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last).train()
-    fit(network, training, Tuning(CROP_EPOCHS), CROP_RATE, SEED, crops=True)
+def _of_training(name: str, seed: int) -> tuple[TorchNetwork, Digits]:
+    """A new network, in training mode, and the training digits, for a process of its own."""
+    torch.set_num_threads(1)  # sums then have one order: the same weights on every run on this kind of machine
+    torch.manual_seed(seed)
+    return TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last).train(), digits_data.load()[0]
+
+
+def pretrained(name: str) -> dict[str, np.ndarray]:
+    """Step 1 for a network without gates; its state."""
+    network, training = _of_training(name, SEED)
+    fit(network, training, CROP_EPOCHS, CROP_RATE, SEED, crops=True)
     with torch.no_grad():  # the average is over so many times more pixels, most of them without a digit
         network.weighted["logits"].weight.mul_((SCENE_SIZE // CROP) ** 2)
-    fit(network, training, Tuning(EPOCHS), LEARNING_RATE, SEED)
-    return network
+    fit(network, training, EPOCHS, LEARNING_RATE, SEED)
+    return {key: value.numpy() for key, value in network.state_dict().items()}
 
 
-def tuned(name: str, base: dict[str, Tensor], training: Digits) -> TorchNetwork:
-    """Step 2 for a network, from the ungated one of step 1."""
-    torch.manual_seed(SEED + 1)
-    network = TorchNetwork(NETWORKS[name]).to(memory_format=torch.channels_last)
-    network.load_state_dict(base, strict=False)
-    network.train()
-    if TUNING[name].budget is not None:
+def tuned(name: str, base: dict[str, np.ndarray]) -> str:
+    """Step 2 for a network, from the state that step 1 left; writes its weights and returns the file's name."""
+    network, training = _of_training(name, SEED + 1)
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in base.items()}, strict=False)
+    if name in GATED:
         _start_decision(network, training)
-    fit(network, training, TUNING[name], TUNING_RATE, SEED + 1)
-    return network
+    fit(network, training, TUNING_EPOCHS, TUNING_RATE, SEED + 1, budget=GATED.get(name))
+    path = FOLDER / f"{name}.npz"
+    np.savez_compressed(path, allow_pickle=False,
+                        **{key: value.astype(np.float16) for key, value in network.folded().items()})
+    return path.name
 
 
 @torch.no_grad()
@@ -166,39 +169,35 @@ def _start_decision(network: TorchNetwork, training: Digits) -> None:
     norm.bias.fill_(-torch.quantile(scores, 1 - _START).item())
 
 
-def _base_of(kept: Path | None, training: Digits) -> dict[str, Tensor]:
-    """The ungated network after step 1, from the file that keeps it where there is one."""
-    if kept is not None and kept.exists():
-        return torch.load(kept)
-    print(f"{_BASE}:", flush=True)
-    base = pretrained(UNGATED, training).state_dict()
-    if kept is not None:
-        torch.save(base, kept)
-    return base
+def train(names: list[str], jobs: int) -> None:
+    """Both steps for the networks named, `jobs` networks at a time; each in a process, so that none waits."""
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        # The one that most networks start from goes first.
+        bases = {UNGATED if name in GATED else name for name in names}
+        steps = {pool.submit(pretrained, base): base for base in sorted(bases, key=lambda base: base != UNGATED)}
+        writing = [
+            pool.submit(tuned, name, step.result())
+            for step in concurrent.futures.as_completed(steps)
+            for name in names if steps[step] == (UNGATED if name in GATED else name)
+        ]
+        for written in concurrent.futures.as_completed(writing):
+            print(f"written: {written.result()}", flush=True)
 
 
 def main() -> None:
     """Train the networks named, or all; write their float weights."""
     parser = argparse.ArgumentParser(prog="python -m models.train_scenes", description="Train the scenes networks.")
-    parser.add_argument("names", nargs="*", metavar="NAME",
-                        help=f"of {', '.join(NETWORKS)}; '{_BASE}': step 1 of the ungated one only, kept in --base")
-    parser.add_argument("--base", type=Path, help="file of step 1's ungated network: read where it exists, else made")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--jobs", type=int, default=2, help="networks that train at a time (default: 2)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums then have one order: the same weights on every run on this kind of machine
-    training, held_out = digits_data.load()
-    save_held_out(held_out)
-    wanted = arguments.names or list(NETWORKS)
-    own = [name for name in wanted if name.startswith("static")]
-    base = _base_of(arguments.base, training) if len(own) < len(wanted) else {}
-    for name in wanted:
-        if name == _BASE:
-            continue
-        print(f"{name}:", flush=True)
-        network = pretrained(name, training) if name in own else tuned(name, base, training)
-        path = FOLDER / f"{name}.npz"
-        np.savez_compressed(path, allow_pickle=False,
-                            **{key: value.astype(np.float16) for key, value in network.folded().items()})
-        print(f"written: {path.name}")
+    unknown = [name for name in arguments.names if name not in NETWORKS]
+    if unknown or arguments.jobs < 1:
+        parser.error(f"no network {unknown[0]}; there are {', '.join(NETWORKS)}" if unknown
+                     else f"--jobs {arguments.jobs} is not 1 or more")
+    save_held_out(digits_data.load()[1])
+    started = time.monotonic()
+    train(arguments.names or list(NETWORKS), arguments.jobs)
+    print(f"trained in {(time.monotonic() - started) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":
