@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.decoder_throughput import decoder_throughput
 from benchmarks.dynamic import dynamic
 from benchmarks.gating import decision_masks, gated_layers
 from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
@@ -21,7 +20,7 @@ from benchmarks.shapes import peers
 from benchmarks.skipping import dense_layers, zero_activations
 from benchmarks.tables import Section
 from benchmarks.weight_bytes import shared_models, weight_bytes
-from benchmarks.weights import weights
+from benchmarks.weights import decoder, weights
 from hw.contract.config import PRESETS, preset
 from sw_driver.device import DeviceError
 from sw_driver.links.link import LinkError
@@ -80,7 +79,7 @@ def main() -> None:
         if "weight_bytes" in wanted:
             show(weight_bytes(preset(options.preset), shared_models(), progress))
         if "decoder" in wanted:
-            show(decoder_throughput(progress))
+            show(decoder(progress))
         if "weights" in wanted:
             show(weights(options.preset, progress))
         if "simulation_speed" in wanted:

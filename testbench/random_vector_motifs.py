@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -17,24 +18,28 @@ T = TypeVar("T")
 _MEAN_AREA = 256
 
 
-class VectorMotifs:
+class VectorMotifs(abc.ABC):
     """Each motif takes a feature map and returns a new one. `GraphGenerator` is one; its members are used here."""
 
     _rng: np.random.Generator
     _maps: list[int]
     builder: TfliteBuilder
 
+    @abc.abstractmethod
     def _chance(self, probability: float) -> bool:
-        raise NotImplementedError
+        """True with this probability."""
 
+    @abc.abstractmethod
     def _pick(self, values: Sequence[T]) -> T:
-        raise NotImplementedError
+        """One of the values."""
 
+    @abc.abstractmethod
     def _between(self, low: int, high: int) -> int:
-        raise NotImplementedError
+        """A number from `low` to `high`, both included."""
 
+    @abc.abstractmethod
     def _note(self, x: int, *inputs: int) -> int:
-        raise NotImplementedError
+        """Keep a new map; the maps it was made of are used."""
 
     def _quantisation_near(self, scale: float) -> tuple[float, int]:
         """A scale not far from `scale`, and a zero point."""

@@ -9,26 +9,23 @@ from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Window
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap, Operand
 from sw_driver.compiler.layers import (
     AddLayer,
-    Buffer,
     CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
-    FeatureMap,
     GateLayer,
     Geometry,
-    Grain,
     Layer,
-    Mask,
     MaskLayer,
     MulLayer,
-    Operand,
     Piece,
     PoolLayer,
 )
+from sw_driver.compiler.masks import Grain, Mask
 from sw_driver.compiler.unrolling import Chunk
 
 #: A memory: one on chip, or a window of external memory.

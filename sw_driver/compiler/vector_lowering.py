@@ -10,19 +10,9 @@ from hw.contract.config import Config
 from hw.contract.layouts import blocks
 from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import (
-    CombineLayer,
-    CopyLayer,
-    DecideLayer,
-    FeatureMap,
-    Geometry,
-    Grain,
-    Layer,
-    Mask,
-    MulLayer,
-    Piece,
-    PoolLayer,
-)
+from sw_driver.compiler.feature_maps import FeatureMap
+from sw_driver.compiler.layers import CombineLayer, CopyLayer, DecideLayer, Geometry, Layer, MulLayer, Piece, PoolLayer
+from sw_driver.compiler.masks import Grain, Mask
 from sw_driver.compiler.quantisation import activation_range, decision, mean_parameters, product_multiplier
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor

@@ -1,15 +1,16 @@
-"""How many weights per cycle the decoder makes: the component itself, in Amaranth's simulator."""
+"""How many weights per cycle the decoder makes: `python -m testbench.decoder_throughput`, the rows as JSON.
+
+The component itself, in Amaranth's simulator, every word compared; `benchmarks` makes a table of it.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import SEED, NotExact
-from benchmarks.tables import Section
 from hw.contract.config import PRESETS, Config
 from hw.contract.weight_decoding import Tiles
 from hw.contract.weight_encoding import encode_block
@@ -18,8 +19,11 @@ from hw.weight_decoder.decoder import WeightDecoder, beat_units
 from hw.weight_decoder.unit_window import BEAT_UNITS
 from testbench.component_simulation import simulate
 
-#: Standard deviations of normally distributed weights, and what a weight of theirs is worth in bits, about.
-SPREADS = {8.0: "5 bits", 42.0: "7.4 bits"}
+#: Of the weights.
+SEED = 20
+
+#: Standard deviations of normally distributed weights, and so that a weight is worth about 5 bits, and about 7.4.
+SPREADS = (8.0, 42.0)
 
 #: Cycles of decoding that a measured block takes at least, so that its header and states weigh little.
 _CYCLES = 640
@@ -36,7 +40,7 @@ def _tiles(config: Config, spread: float) -> tuple[Tiles, TileOrder]:
 
 
 def _cycles(config: Config, blocks: list[bytes], order: TileOrder, every: int, wanted: Tiles) -> list[int]:
-    """Cycles of each block, one after the other, a beat coming every so many cycles. Raises NotExact."""
+    """Cycles of each block, one after the other, a beat coming every so many cycles."""
     decoder: Any = WeightDecoder(config)
     size = 2 * beat_units(config)
     beats: list[int] = []
@@ -78,44 +82,38 @@ def _cycles(config: Config, blocks: list[bytes], order: TileOrder, every: int, w
             while True:
                 *_, ready, failed = await ctx.tick().sample(decoder.block.ready, decoder.failed)
                 cycles += 1
-                if failed:
-                    raise NotExact(f"{config.name}: the decoder refuses a good block")
+                assert not failed, f"{config.name}: the decoder refuses a good block"
                 if ready:
                     break
             ctx.set(decoder.block.valid, 0)
             taken.append(cycles)
-            if words != wanted.words:
-                raise NotExact(f"{config.name}: the decoder's words are not those that were encoded")
+            assert words == wanted.words, f"{config.name}: the decoder's words are not those that were encoded"
             words.clear()
 
     simulate(decoder, decode, background=[feed, collect], cycles=20 * _CYCLES)
     return taken
 
 
-def decoder_throughput(progress: Callable[[str], None]) -> Section:
-    """Weights per cycle, for every preset with a decoder of its own."""
-    rows: list[list[Any]] = []
-    for name, config in PRESETS.items():
-        if name == "xlarge":
-            assert (config.lanes, config.weight_ways) == (PRESETS["large"].lanes, PRESETS["large"].weight_ways)
-            continue
-        for spread, bits in SPREADS.items():
-            progress(f"decoder of {name}, weights of {bits}")
-            tiles, order = _tiles(config, spread)
-            own, table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, math.inf)
-            sharing, _table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, math.inf, previous=table,
-                                           only_previous=True)
-            weights = len(tiles.words)
-            bus = beat_units(config) // BEAT_UNITS
-            measured = [_cycles(config, [own, sharing], order, every, tiles) for every in {1: None, bus: None}]
-            rows.append([name if name != "large" else "large, xlarge", config.weight_ways, weights,
-                         round(8 * len(sharing) / weights, 2), round(weights / measured[0][1], 2),
-                         round(weights / measured[-1][1], 2), round(weights / measured[-1][0], 2)])
-    return Section(
-        "decoder", "Throughput of the weight decoder",
-        "Weights per cycle of the decoder itself, header, states and check value included; dense, normally distributed "
-        "weights; every word compared. With the table of the block before it, as most blocks of a layer have it: as "
-        "fast as beats are taken, and with one beat of 8 bytes per cycle, which is what memory delivers; and with a "
-        "table of its own, which has to be built first.",
-        ["preset", "ways", "weights", "bits per weight", "weights per cycle", "at 8 bytes per cycle",
-         "at 8 bytes per cycle, own table"], rows)
+def measure(config: Config, spread: float) -> list[Any]:
+    """A row: name, ways, weights, bits of each; weights per cycle as fast as beats are taken, at a beat of the bus per
+    cycle, and so with a table of its own."""
+    tiles, order = _tiles(config, spread)
+    own, table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, math.inf)
+    sharing, _table = encode_block(tiles.maps, tiles.words, order, config.weight_ways, math.inf, previous=table,
+                                   only_previous=True)
+    weights = len(tiles.words)
+    bus = beat_units(config) // BEAT_UNITS
+    fast = _cycles(config, [own, sharing], order, 1, tiles)
+    slow = fast if bus == 1 else _cycles(config, [own, sharing], order, bus, tiles)
+    return [config.name, config.weight_ways, weights, round(8 * len(sharing) / weights, 2),
+            *(round(weights / cycles, 2) for cycles in (fast[1], slow[1], slow[0]))]
+
+
+def main() -> None:
+    """All presets; xlarge has the decoder of large."""
+    print(json.dumps([measure(config, spread) for config in PRESETS.values() if config.name != "xlarge"
+                      for spread in SPREADS]))
+
+
+if __name__ == "__main__":
+    main()
