@@ -45,7 +45,7 @@ bench: $(VENV)/.installed-bench
 # Bytes of weights beside Arm's codec, the decoder's throughput, cycles by the memory's bandwidth, pruning.
 bench-weights: $(VENV)/.installed-bench $(VENV)/.installed-codecs
 	@$(BIN)/lacuna doctor --quiet
-	@$(BIN)/python -m benchmarks --only weight_bytes decoder weights
+	@$(BIN)/python -m benchmarks --only weight_bytes decoder weights pruning
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

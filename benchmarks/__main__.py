@@ -15,6 +15,7 @@ from benchmarks.gating import decision_masks, gated_layers
 from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
 from benchmarks.mlperf_tiny import mlperf_tiny
 from benchmarks.networks import networks, simulation_speed
+from benchmarks.pruning import pruning
 from benchmarks.report import write_report
 from benchmarks.shapes import peers
 from benchmarks.skipping import dense_layers, zero_activations
@@ -30,6 +31,7 @@ from sw_driver.opening import open_device
 ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
     "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
     "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers, "mlperf_tiny": mlperf_tiny,
+    "pruning": pruning,
 }
 SECTIONS = (*ON_A_DEVICE, "networks", "weight_bytes", "decoder", "weights", "simulation_speed")
 

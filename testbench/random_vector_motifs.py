@@ -86,9 +86,11 @@ class VectorMotifs(abc.ABC):
         _batch, height, width, channels = self.builder.shape(x)
         kind = self._pick(["pad", "join", "resize"])
         if kind == "resize" and max(height, width) <= 16:
-            factors = self._between(1, 2), self._between(1, 3)
-            return self._note(self.builder.add_resize_nearest_neighbor(x, factors,
-                                                                       half_pixel_centers=self._chance(0.5)), x)
+            size = ((height * self._between(1, 2), width * self._between(1, 3)) if self._chance(0.5) else
+                    (self._between(1, 2 * height), self._between(1, 2 * width)))
+            corners = self._chance(0.3)  # TFLite has either, not both
+            return self._note(self.builder.add_resize_nearest_neighbor(
+                x, size, half_pixel_centers=not corners and self._chance(0.5), align_corners=corners), x)
         if kind == "join" and max(height, width) <= 32:
             axis = 3 if self._chance(0.6 if channels % 16 == 0 else 0.3) else self._between(1, 2)
             same = (self.builder.scale(x), self.builder.zero_point(x))

@@ -232,13 +232,15 @@ class MulLayer(Layer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
-    """Part of a copy: pixel (i, j) of `input`, i < count[0] and j < count[1], goes to output pixel origin + step *
-    (i, j), from channel block `first_block` of it on. fill : the value written instead, where there is one."""
+    """Part of a copy: for i < count[0] and j < count[1], pixel start + stride * (i, j) of `input` goes to output pixel
+    origin + step * (i, j), from channel block `first_block` of it on. fill : the value written instead, if any."""
 
     input: Operand
     origin: tuple[int, int]
     count: tuple[int, int]
     step: tuple[int, int] = (1, 1)
+    start: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (1, 1)
     first_block: int = 0
     fill: int | None = None
 
@@ -266,10 +268,13 @@ class CopyLayer(Layer):
         return None if mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
-        parts = [piece.rows(first, end) if piece.fill is None else (0, 1)
-                 for piece in self.pieces if piece.input is operand]
-        parts = [(low, high) for low, high in parts if high > low] or [(0, 1)]
-        return min(low for low, _high in parts), max(high for _low, high in parts)
+        read = [0]
+        for piece in self.pieces:
+            low, high = piece.rows(first, end)
+            if piece.input is operand and piece.fill is None and high > low:
+                read += [piece.start[0] + piece.stride[0] * i for i in (low, high - 1)]
+        read = read[1:] or read
+        return min(read), max(read) + 1
 
 
 @dataclasses.dataclass(eq=False)
