@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from unittest import mock
+
 from amaranth import ClockDomain, Module, Mux, Signal, Value
 from amaranth.back import rtlil
 from amaranth.hdl import Assert, Assume, Cover
@@ -18,13 +22,19 @@ class Harness:
     There is no reset: a proof starts in the state after one. Subclasses say in `properties` what is assumed and
     asserted; these hold in every cycle, so that they may use combinational values.
 
+    Parameters
+    ----------
+    dut : the module under proof. instead : by the names by which it knows them, classes that it takes instead of others
+        while it is elaborated.
+
     Attributes
     ----------
     probes : signals of the module under proof, by their paths after flattening, and what stands for them.
     """
 
-    def __init__(self, dut: wiring.Component):
+    def __init__(self, dut: wiring.Component, instead: Mapping[str, type] | None = None):
         self.dut = dut
+        self._instead = instead or {}
         self.m = Module()
         self.probes: dict[str, Signal] = {}
         self._free: list[Value] = []
@@ -52,6 +62,12 @@ class Harness:
         """An input that may have any value in each cycle."""
         signal = Signal(shape, name=name)
         self._free.append(Value.cast(signal))
+        return signal
+
+    def constant(self, shape, name: str) -> Signal:
+        """An input that may have any value, and keeps it."""
+        signal = self.free(shape, name)
+        self.assume(~self.past(1) | (signal == self.past(signal)))
         return signal
 
     def probe(self, shape, path: str) -> Signal:
@@ -93,4 +109,7 @@ class Harness:
         self.m.submodules.dut = self.dut
         self.properties()
         inputs = [Value.cast(value) for _path, _member, value in self.dut.signature.flatten(self.dut)]
-        return rtlil.convert(self.m, name=TOP, ports=[*inputs, *self._free, self._clock.clk])
+        with contextlib.ExitStack() as stack:
+            for name, stand_in in self._instead.items():
+                stack.enter_context(mock.patch(name, stand_in))
+            return rtlil.convert(self.m, name=TOP, ports=[*inputs, *self._free, self._clock.clk])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Mux, Signal
-from amaranth.hdl import Value
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.asserts import AnySeq
+from amaranth.hdl import Assume, Value
 
 from hw.bus.axi import BURST_INCR, PAGE_BYTES
 from hw.bus.burst_planner import CLIENTS, BurstPlanner
@@ -197,3 +198,25 @@ class PlannerTransfers(WindowHarness):
         more = Cat(self.probe(1, f"active{c}") for c in range(CLIENTS)).any()
         self.always(~self.past(more & ~dut.stop & (~burst.valid | burst.ready)) | fresh)
         self.reachable(fresh & burst.payload.last & (burst.payload.client == 1) & self.past(burst.valid))
+
+
+class AnyPlanner(BurstPlanner):
+    """Stands for every planner that does what is proved of BurstPlanner, in proofs of what comes behind it.
+
+    Bursts of any address and length come at any time, but none after `stop`; they stay until they are taken.
+    """
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        burst = self.burst
+        payload = Value.cast(burst.payload)
+        m.d.comb += [burst.valid.eq(AnySeq(1)), payload.eq(AnySeq(len(payload))), self.idle.eq(AnySeq(1))]
+        waited, stopped, before = Signal(), Signal(), Signal.like(payload)
+        m.d.sync += [waited.eq(burst.valid & ~burst.ready), stopped.eq(self.stop), before.eq(payload)]
+        m.d.comb += [
+            Assume(~waited | (burst.valid & (payload == before))),
+            Assume(~stopped | waited | ~burst.valid),
+            Assume(burst.payload.length < self.config.burst_beats),
+            Assume(self.idle == ~burst.valid),
+        ]
+        return m
