@@ -30,7 +30,7 @@ _UTILISATION = re.compile(r"^Info:\s+(\w+):\s*(\d+)/\s*(\d+)\s+\d+%$", re.MULTIL
 #: What Yosys' autoname puts behind the name of a register, and the bit of one.
 _MADE_UP = re.compile(r"_(?:TRELLIS_|LUT4|PFUMX|L6MUX21|CCU2C|DP16KD|MULT18X18D|SB_).*$|(?:\[\d+\])+$|\.\d+(?:\.\d+)*$")
 
-#: How deep the hierarchy is shown: below the device, and below all else.
+#: Below it, each instance is a block; elsewhere on the board those of the board top are.
 _DEVICE = ("top", "device")
 
 
@@ -61,10 +61,13 @@ def register_of(cell: str) -> str:
 
 def block_of(name: str) -> str:
     """Which block of the board a cell or net belongs to: the device's own by their name in docs/architecture.md."""
-    parts = _plain(name).split(".")
+    # A name with __ in it is that of a port, whose fields have dots as well.
+    parts = _plain(name).partition("__")[0].split(".")
     if tuple(parts[:2]) == _DEVICE:
         return parts[2] if len(parts) > 3 else "device"
-    return parts[1] if parts[0] == "top" and len(parts) > 2 else parts[0] if len(parts) > 1 else "board"
+    if parts[0] == "top" and len(parts) > 2:
+        return parts[1]
+    return "clocking" if parts[0] == "clocking" else "board"
 
 
 def slowest_path(report: Mapping[str, Any]) -> dict[str, Any] | None:

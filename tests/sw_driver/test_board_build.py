@@ -74,13 +74,14 @@ def test_cells_by_block() -> None:
     assert blocks["all"]["flip-flops"] == 41
     for kind, count in blocks["all"].items():
         assert sum(cells[kind] for block, cells in blocks.items() if block != "all") == count
-    assert blocks["u"]["flip-flops"] == 40
+    assert blocks["board"]["flip-flops"] == 41
 
 
 @pytest.mark.parametrize(("name", "block"), [
     ("top.device.conv.row_0.sum_TRELLIS_FF_Q_3", "conv"), ("top.device.m_axi__araddr", "device"),
+    ("top.device.control__status.busy_LUT4_Z", "device"), ("top.control__status.busy_LUT4_Z", "board"),
     ("top.bridge.server.count", "bridge"), ("top.memory.looked_up", "memory"), ("clocking.reset.stage1", "clocking"),
-    ("led_0__io", "board")])
+    ("led_0__io", "board"), ("rx$17.i_LUT4_Z", "board"), ("top.busy", "board")])
 def test_blocks_by_name(name: str, block: str) -> None:
     assert timing.block_of(name) == block
 
