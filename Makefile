@@ -7,13 +7,14 @@ PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
 
-.PHONY: help demo test bench lint lint-verilog area boards mutants docs lock clean distclean
+.PHONY: help demo test bench bench-weights lint lint-verilog area boards mutants docs lock clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       a trained dynamic network on the RTL: what it sees, where it looks, what that saves'
 	@echo 'make test       run the tests'
 	@echo 'make bench      measure what the README states'
+	@echo 'make bench-weights  of that: compressed weights, beside another codec'
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
 	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
 	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
@@ -41,6 +42,11 @@ test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m benchmarks
+
+# Bytes of weights beside Arm's codec, the decoder's throughput, cycles by the memory's bandwidth, pruning.
+bench-weights: $(VENV)/.installed-bench $(VENV)/.installed-codecs
+	@$(BIN)/lacuna doctor --quiet
+	@$(BIN)/python -m benchmarks --only weight_bytes decoder weights pruning
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
