@@ -7,15 +7,17 @@ PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
 
-.PHONY: help demo test bench lint lint-verilog area mutants docs lock clean distclean
+.PHONY: help demo test bench bench-weights lint lint-verilog area boards mutants docs lock clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       a trained dynamic network on the RTL: what it sees, where it looks, what that saves'
 	@echo 'make test       run the tests'
 	@echo 'make bench      measure what the README states'
+	@echo 'make bench-weights  of that: compressed weights, beside another codec'
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
 	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
+	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
 	@echo 'make mutants    break the sources on purpose and see that a test notices'
 	@echo 'make docs       write the generated pages of docs/ anew'
 	@echo 'make clean      remove built simulators and caches;  make distclean: and .venv'
@@ -41,6 +43,11 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m benchmarks
 
+# Bytes of weights beside Arm's codec, the decoder's throughput, cycles by the memory's bandwidth, pruning.
+bench-weights: $(VENV)/.installed-bench $(VENV)/.installed-codecs
+	@$(BIN)/lacuna doctor --quiet
+	@$(BIN)/python -m benchmarks --only weight_bytes decoder weights pruning
+
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
@@ -51,6 +58,15 @@ lint-verilog: $(VENV)/.installed-synthesis
 
 area: $(VENV)/.installed-synthesis
 	@$(BIN)/python -m benchmarks.area
+
+# Every board of hw/boards/catalogue.py, one after the other. One that does not fit, or misses its clock, says so; its
+# tables go into the documentation all the same.
+BOARDS ?= $(shell $(BIN)/python -c 'from hw.boards.catalogue import BOARDS; print(*BOARDS)')
+
+boards: $(VENV)/.installed-boards
+	@mkdir -p docs/boards
+	@for board in $(BOARDS); do $(BIN)/lacuna build --board $$board --json docs/boards/$$board.json || true; done
+	@$(BIN)/python docs/generate.py
 
 # Breaks the sources in a copy, one deliberate mistake at a time; a test must notice each. About an hour.
 mutants: $(VENV)/.installed-test

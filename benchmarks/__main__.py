@@ -15,12 +15,14 @@ from benchmarks.gating import decision_masks, gated_layers
 from benchmarks.measuring import RESNET, ROOT, Bench, NotExact
 from benchmarks.mlperf_tiny import mlperf_tiny
 from benchmarks.networks import networks, simulation_speed
+from benchmarks.pruning import pruning
 from benchmarks.report import write_report
 from benchmarks.shapes import peers
 from benchmarks.skipping import dense_layers, zero_activations
 from benchmarks.tables import Section
-from benchmarks.weights import weights
-from hw.contract.config import PRESETS
+from benchmarks.weight_bytes import shared_models, weight_bytes
+from benchmarks.weights import decoder, weights
+from hw.contract.config import PRESETS, preset
 from sw_driver.device import DeviceError
 from sw_driver.links.link import LinkError
 from sw_driver.opening import open_device
@@ -29,11 +31,12 @@ from sw_driver.opening import open_device
 ON_A_DEVICE: dict[str, Callable[[Bench], Section]] = {
     "zero_activations": zero_activations, "dense_layers": dense_layers, "decision_masks": decision_masks,
     "gated_layers": gated_layers, "dynamic": dynamic, "peers": peers, "mlperf_tiny": mlperf_tiny,
+    "pruning": pruning,
 }
-SECTIONS = (*ON_A_DEVICE, "networks", "weights", "simulation_speed")
+SECTIONS = (*ON_A_DEVICE, "networks", "weight_bytes", "decoder", "weights", "simulation_speed")
 
 #: Sections that are measured on the RTL only.
-RTL_ONLY = ("weights", "simulation_speed")
+RTL_ONLY = ("decoder", "weights", "simulation_speed")
 
 
 def main() -> None:
@@ -75,6 +78,10 @@ def main() -> None:
                         show(measure(bench))
         if "networks" in wanted:
             show(networks(options.device, progress, options.presets))
+        if "weight_bytes" in wanted:
+            show(weight_bytes(preset(options.preset), shared_models(), progress))
+        if "decoder" in wanted:
+            show(decoder(progress))
         if "weights" in wanted:
             show(weights(options.preset, progress))
         if "simulation_speed" in wanted:

@@ -11,7 +11,7 @@ from benchmarks.tables import Section
 
 #: Sections of the page by key, in its order.
 ORDER = ("zero_activations", "dense_layers", "decision_masks", "gated_layers", "dynamic", "peers", "mlperf_tiny",
-         "networks", "weights", "simulation_speed", "area")
+         "networks", "weight_bytes", "decoder", "weights", "pruning", "simulation_speed", "area")
 
 _HEAD = (
     "# Results\n\n"

@@ -1,40 +1,48 @@
 """Bytes of compressed weights beside their entropy and other codecs: python -m benchmarks.weight_bytes [MODEL ...]
 
 Everything that a block takes is counted: header, table, row maps, check value, padding. Arm's codec is
-`ethos_u_vela`'s mlw_codec, if it is installed.
+`ethos_u_vela`'s mlw_codec; `make bench-weights` installs it.
 """
+
+# Arm's codec comes with the extra `codecs` only.
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
 import argparse
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import SHARED_MODELS
 from benchmarks.tables import Section
 from hw.contract.config import PRESETS, Config, preset
 from hw.contract.layouts import blocks
 from hw.contract.weight_decoding import Tiles, decode
 from hw.contract.weight_encoding import encode
 from hw.contract.weight_format import TileOrder
+from sw_driver.compiler.channel_folding import fold_channels
+from sw_driver.compiler.program import compile_model
+from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 
 try:
-    from ethosu import mlw_codec  # type: ignore[import-not-found]
+    from ethosu import mlw_codec
 except ImportError:
     mlw_codec = None
-
-MODELS = Path(__file__).resolve().parent.parent.parent / "shared" / "models"
 
 #: Operators with weights.
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
+#: Models that are measured pruned, too.
+PRUNED = ("ic", "ad")
 
-def layers(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+
+def layers(graph: Graph) -> Iterator[tuple[str, np.ndarray]]:
     """Operator and int8 weights, as in the file, of each layer."""
-    graph = load_graph(path)
     for operator in graph.operators:
         weights = graph.tensors[operator.inputs[1]].data if operator.op in WEIGHTED else None
         if weights is not None and weights.dtype == np.int8:
@@ -92,8 +100,8 @@ def huffman_bytes(weights: np.ndarray) -> float:
     return bits / 8 + 128
 
 
-def measure(name: str, model: list[tuple[str, np.ndarray]], config: Config) -> list:
-    """A row of the table."""
+def measure(name: str, model: list[tuple[str, np.ndarray]], config: Config, image: int | None = None) -> list[Any]:
+    """A row of the table. image : weight bytes of the compiled program."""
     raw = sum(weights.size for _op, weights in model)
     entropy = sum(entropy_bytes(weights) for _op, weights in model)
     huffman = sum(min(weights.size, huffman_bytes(weights)) for _op, weights in model)
@@ -109,7 +117,41 @@ def measure(name: str, model: list[tuple[str, np.ndarray]], config: Config) -> l
     ours += -ours % 8
     arm = "-" if mlw_codec is None else sum(
         len(mlw_codec.encode([int(value) for value in weights.reshape(-1)])) for _op, weights in model)
-    return [name, raw, round(entropy), ours, f"{ours / entropy:.4f}", f"{8 * ours / raw:.3f}", round(huffman), arm]
+    return [name, raw, round(entropy), ours, f"{ours / entropy:.4f}", f"{8 * ours / raw:.3f}",
+            "-" if image is None else image, round(huffman), arm]
+
+
+def weight_bytes(config: Config, models: Sequence[Path], progress: Callable[[str], None]) -> Section:
+    """Bytes of these models; of MLPerf Tiny's IC and AD also pruned, of models that folding makes smaller also so."""
+    rows = []
+    for path in models:
+        name = path.parent.name if SHARED_MODELS in path.parents else path.stem
+        progress(name)
+        graph = load_graph(path)
+        model = list(layers(graph))
+        folded = list(layers(fold_channels(graph, config.lanes).graph))
+        smaller = sum(weights.size for _op, weights in folded) < sum(weights.size for _op, weights in model)
+        totals = compile_model(path, config).report["weights_total"]
+        rows.append(measure(name, model, config, None if smaller else totals["weight_bytes"]))
+        if smaller:
+            rows.append(measure(f"{name}, folded", folded, config, totals["weight_bytes"]))
+        if name in PRUNED:
+            rows += [measure(f"{name}, {share:.0%} pruned", [(op, prune(weights, share)) for op, weights in model],
+                             config) for share in (0.5, 0.75)]
+    return Section(
+        "weight_bytes", f"Compressed weights ({config.name})",
+        "Bytes. Entropy: of order 0, layer by layer, over all weights of the layer. Ours: every block with header, "
+        "table, row maps, states, check value and padding, with ways so that they cost little; in the image: what the "
+        "compiler makes of it, which spends bytes where weights would be waited for. Huffman: canonical, with 4 bits "
+        "for the length of each value's code. Arm mlw: mlw_codec of ethos-u-vela. Pruned: by magnitude, per layer. "
+        "Folded: without channels that are constant or that nobody reads.",
+        ["model", "raw", "entropy", "ours", "ours / entropy", "bits per weight", "in the image", "Huffman", "Arm mlw"],
+        rows)
+
+
+def shared_models() -> list[Path]:
+    """The MLPerf Tiny models that lie beside the project."""
+    return sorted(SHARED_MODELS.glob("*/*.tflite"))
 
 
 def main() -> None:
@@ -119,18 +161,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path, help="TFLite files; the MLPerf Tiny models if none is given")
     parser.add_argument("--preset", choices=list(PRESETS), default="large")
     options = parser.parse_args()
-    config = preset(options.preset)
-    rows = []
-    for path in options.models or sorted(MODELS.glob("*/*.tflite")):
-        model = list(layers(path))
-        name = path.parent.name if not options.models else path.stem
-        rows.append(measure(name, model, config))
-        if name in ("ic", "ad"):
-            rows += [measure(f"{name}, {share:.0%} pruned", [(op, prune(weights, share)) for op, weights in model],
-                             config) for share in (0.5, 0.75)]
-    print(Section("weight_bytes", f"Compressed weights ({config.name})", "Bytes.",
-                  ["model", "raw", "entropy", "ours", "ours / entropy", "bits per weight", "Huffman", "Arm mlw"],
-                  rows).markdown())
+    print(weight_bytes(preset(options.preset), options.models or shared_models(), lambda name: None).markdown())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import SHARED_MODELS, Network, NotExact
+from benchmarks.measuring import ROOT, SHARED_MODELS, Network, NotExact
 from benchmarks.tables import Section
 from hw.contract.commands import COMMAND_BYTES, RECORD_BYTES, Engine, transfer_beats
 from hw.contract.config import PRESETS
@@ -20,6 +23,9 @@ from sw_driver.device import Device
 from sw_driver.links.rtl import open_rtl
 from sw_driver.oracle import run_oracle
 from sw_driver.result import RunResult
+
+#: Seconds that the decoder's simulation may take.
+DECODER_TIMEOUT = 1200
 
 #: Bytes per cycle.
 BANDWIDTHS = (8.0, 4.0, 2.0, 1.0, 0.5)
@@ -79,3 +85,20 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
         "is bytes / bandwidth. Waited: cycles in which an engine stood still while weights were transferred.",
         ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
          "cycles / bound", "waited"], rows)
+
+
+def decoder(progress: Callable[[str], None]) -> Section:
+    """The decoder's throughput. Its simulation is a process of its own: no Amaranth in this one."""
+    progress("the weight decoder, preset by preset")
+    done = subprocess.run([sys.executable, "-m", "testbench.decoder_throughput"], cwd=ROOT, capture_output=True,
+                          text=True, check=False, timeout=DECODER_TIMEOUT)
+    if done.returncode:
+        raise NotExact(f"the weight decoder: {done.stderr.strip().splitlines()[-1]}")
+    return Section(
+        "decoder", "Throughput of the weight decoder",
+        "Weights per cycle of the decoder itself, in simulation, header, states and check value included; dense, "
+        "normally distributed weights; every word compared. With the table of the block before it, as most blocks of a "
+        "layer have it: as fast as beats are taken, and with one beat of 8 bytes per cycle, which is what memory "
+        "delivers; and with a table of its own, which has to be built first. xlarge has the decoder of large.",
+        ["preset", "ways", "weights", "bits per weight", "weights per cycle", "at 8 bytes per cycle",
+         "at 8 bytes per cycle, own table"], json.loads(done.stdout))

@@ -56,7 +56,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(images, grid + field.permute(0, 2, 3, 1), align_corners=False)
 
 
-def _as_tensor(digits: digits_data.Digits) -> tuple[Tensor, Tensor]:
+def as_tensor(digits: digits_data.Digits) -> tuple[Tensor, Tensor]:
+    """Images float32 [n][1][28][28], 0 to 1, and labels."""
     images = torch.from_numpy(digits.images.astype(np.float32) / 255).unsqueeze(1)
     return images, torch.from_numpy(digits.labels.astype(np.int64))
 
@@ -66,7 +67,7 @@ def train(training: digits_data.Digits, epochs: int, seed: int) -> TorchNetwork:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = TorchNetwork(NETWORK)
-    images, labels = _as_tensor(training)
+    images, labels = as_tensor(training)
     steps = epochs * (len(training) // BATCH)
     optimiser = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True,
                                 weight_decay=WEIGHT_DECAY)
@@ -90,7 +91,7 @@ def train(training: digits_data.Digits, epochs: int, seed: int) -> TorchNetwork:
 @torch.no_grad()
 def accuracy(network: TorchNetwork, digits: digits_data.Digits) -> float:
     """Share of the images whose largest logit is their label's."""
-    images, labels = _as_tensor(digits)
+    images, labels = as_tensor(digits)
     return float((network(images).argmax(dim=1) == labels).double().mean())
 
 

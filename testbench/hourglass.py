@@ -39,8 +39,8 @@ class Hourglass:
         outer = self._basic(self._conv(x, channels, 3, stride=2, relu=True))
         inner = self._inverted(self._conv(outer, 2 * channels, 3, stride=2))
         deepest = self._basic(self._conv(inner, 2 * channels, 3, stride=2))
-        y = self._inverted(self._add(self.builder.add_resize_nearest_neighbor(deepest, 2), inner))
-        y = self.builder.add_resize_nearest_neighbor(self._conv(y, channels, 1), 2)
+        y = self._inverted(self._add(self._doubled(deepest), inner))
+        y = self._doubled(self._conv(y, channels, 1))
         y = self._basic(self._inverted(self._add(y, outer)))
         self.builder.add_output(self._conv(y, JOINTS, 1))
 
@@ -71,6 +71,10 @@ class Hourglass:
         """Of such a size that results have a deviation of about _RESULT_STEPS; one for each output channel."""
         scale = _RESULT_STEPS / (_WEIGHT_STEPS * 60 * np.sqrt(terms))
         return (scale * self._rng.uniform(0.7, 1.4, channels)).astype(np.float32)
+
+    def _doubled(self, x: int) -> int:
+        _batch, height, width, _channels = self.builder.shape(x)
+        return self.builder.add_resize_nearest_neighbor(x, (2 * height, 2 * width))
 
     def _add(self, a: int, b: int) -> int:
         return self.builder.add_add(a, b, scale=SCALE, zero_point=ZERO_POINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -17,24 +18,28 @@ T = TypeVar("T")
 _MEAN_AREA = 256
 
 
-class VectorMotifs:
+class VectorMotifs(abc.ABC):
     """Each motif takes a feature map and returns a new one. `GraphGenerator` is one; its members are used here."""
 
     _rng: np.random.Generator
     _maps: list[int]
     builder: TfliteBuilder
 
+    @abc.abstractmethod
     def _chance(self, probability: float) -> bool:
-        raise NotImplementedError
+        """True with this probability."""
 
+    @abc.abstractmethod
     def _pick(self, values: Sequence[T]) -> T:
-        raise NotImplementedError
+        """One of the values."""
 
+    @abc.abstractmethod
     def _between(self, low: int, high: int) -> int:
-        raise NotImplementedError
+        """A number from `low` to `high`, both included."""
 
+    @abc.abstractmethod
     def _note(self, x: int, *inputs: int) -> int:
-        raise NotImplementedError
+        """Keep a new map; the maps it was made of are used."""
 
     def _quantisation_near(self, scale: float) -> tuple[float, int]:
         """A scale not far from `scale`, and a zero point."""
@@ -81,9 +86,11 @@ class VectorMotifs:
         _batch, height, width, channels = self.builder.shape(x)
         kind = self._pick(["pad", "join", "resize"])
         if kind == "resize" and max(height, width) <= 16:
-            factors = self._between(1, 2), self._between(1, 3)
-            return self._note(self.builder.add_resize_nearest_neighbor(x, factors,
-                                                                       half_pixel_centers=self._chance(0.5)), x)
+            size = ((height * self._between(1, 2), width * self._between(1, 3)) if self._chance(0.5) else
+                    (self._between(1, 2 * height), self._between(1, 2 * width)))
+            corners = self._chance(0.3)  # TFLite has either, not both
+            return self._note(self.builder.add_resize_nearest_neighbor(
+                x, size, half_pixel_centers=not corners and self._chance(0.5), align_corners=corners), x)
         if kind == "join" and max(height, width) <= 32:
             axis = 3 if self._chance(0.6 if channels % 16 == 0 else 0.3) else self._between(1, 2)
             same = (self.builder.scale(x), self.builder.zero_point(x))

@@ -1,4 +1,4 @@
-"""From transfers to bursts: window check, then bursts that no page is crossed by, two clients in turn."""
+"""From transfers to bursts: window check, then bursts that cross no page, two clients in turn."""
 
 from __future__ import annotations
 
@@ -142,22 +142,22 @@ class BurstPlanner(wiring.Component):
             with m.If(checking):
                 m.d.sync += self.error[c].address.eq(offset)
 
-        # Bursts.
+        # Bursts end where their length divides the address, so that none crosses a page and no sum is long.
         turn = Signal(range(CLIENTS))
         now = Signal(bits)
         left = Signal(beats_bits)
-        page = Signal(range(PAGE_BYTES // BEAT_BYTES + 1))
-        limit = Signal.like(page)
+        most = self.config.burst_beats
+        assert PAGE_BYTES % (most * BEAT_BYTES) == 0
+        burst_shift = beat_shift + most.bit_length() - 1
+        limit = Signal(range(most + 1))
         last = Signal()
-        taken = Signal.like(page)
-        page_bits = PAGE_BYTES.bit_length() - 1
+        taken = Signal.like(limit)
         m.d.comb += [
             turn.eq(~active[0]),
             now.eq(Mux(active[0], address[0], address[1])),
             left.eq(Mux(active[0], beats[0], beats[1])),
-            page.eq(PAGE_BYTES // BEAT_BYTES - now[beat_shift:page_bits]),
-            limit.eq(Mux(page < self.config.burst_beats, page, self.config.burst_beats)),
-            last.eq(left <= limit),
+            limit.eq(most - now[beat_shift:burst_shift]),
+            last.eq((left[len(limit):] == 0) & (left[: len(limit)] <= limit)),
             taken.eq(Mux(last, left, limit)),
         ]
         with m.If(self.burst.ready):
@@ -178,7 +178,7 @@ class BurstPlanner(wiring.Component):
             with m.Elif(make & (turn == c)):
                 m.d.sync += [
                     active[c].eq(~last),
-                    address[c].eq(now + Cat(Const(0, beat_shift), taken)),
+                    address[c].eq(Cat(Const(0, burst_shift), now[burst_shift:] + 1)),
                     beats[c].eq(left - taken),
                 ]
         m.d.comb += self.idle.eq(~(checking | active[0] | active[1] | self.burst.valid))

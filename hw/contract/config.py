@@ -47,7 +47,8 @@ class Config:
     pool_area : largest window of a pooling layer, in pixels.
     axi_data_bits : data width of the AXI4 master; 64 is the only width so far.
     axi_address_bits : address width of the AXI4 master.
-    burst_beats : longest burst, 1 to 256 beats. reads_outstanding : read bursts under way at once.
+    burst_beats : longest burst, a power of two up to 256 beats; bursts end at multiples of it.
+    reads_outstanding : read bursts under way at once.
     command_queue : commands that wait in front of each engine. Power of two.
     """
 
@@ -94,7 +95,7 @@ class Config:
         require(16 <= self.pool_area <= 4096, "pool_area", "16 to 4096 pixels")
         require(self.axi_data_bits == 64, "axi_data_bits", "64")
         require(16 <= self.axi_address_bits <= 64, "axi_address_bits", "16 to 64")
-        require(1 <= self.burst_beats <= 256, "burst_beats", "1 to 256")
+        require(_power_of_two(self.burst_beats) and self.burst_beats <= 256, "burst_beats", "a power of two, 1 to 256")
         require(1 <= self.reads_outstanding <= 16, "reads_outstanding", "1 to 16")
 
     # ---- derived values -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hw.contract.commands import Space
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.image import Feed
 from sw_driver.compiler.errors import CapacityError
+from sw_driver.compiler.feature_maps import FeatureMap
 from sw_driver.compiler.instructions import Instruction, InstructionWriter, Region, Stripe, mask_entries
 from sw_driver.compiler.layers import (
     AddLayer,
@@ -19,14 +20,13 @@ from sw_driver.compiler.layers import (
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
-    FeatureMap,
     GateLayer,
     Layer,
-    Mask,
     MaskLayer,
     MulLayer,
     PoolLayer,
 )
+from sw_driver.compiler.masks import Mask
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers

@@ -9,7 +9,8 @@ that the product leaves at zero cost the next convolution nothing, as any zero.
 
 from __future__ import annotations
 
-from sw_driver.compiler.layers import Buffer, FeatureMap, GateLayer, Layer, MulLayer
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap
+from sw_driver.compiler.layers import GateLayer, Layer, MulLayer
 
 
 def open_gates(layers: list[Layer], wanted: set[FeatureMap]) -> list[Layer]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 
-from sw_driver.compiler.layers import FeatureMap, Layer, MaskLayer
+from sw_driver.compiler.feature_maps import FeatureMap
+from sw_driver.compiler.layers import Layer, MaskLayer
 
 
 def decisions_first(layers: list[Layer]) -> list[Layer]:

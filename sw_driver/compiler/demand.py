@@ -11,18 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 from sw_driver.compiler.decisions import decided_at
+from sw_driver.compiler.feature_maps import FeatureMap, Operand
 from sw_driver.compiler.fusing import readers
-from sw_driver.compiler.layers import (
-    FeatureMap,
-    Geometry,
-    Grain,
-    Layer,
-    Mask,
-    MulLayer,
-    Operand,
-    PoolLayer,
-    SelectLayer,
-)
+from sw_driver.compiler.layers import Geometry, Layer, MulLayer, PoolLayer, SelectLayer
+from sw_driver.compiler.masks import Grain, Mask
 
 
 def gate(layers: list[Layer], wanted: set[FeatureMap], *, branches: bool = True) -> list[Layer]:

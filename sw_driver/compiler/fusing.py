@@ -7,17 +7,8 @@ from collections.abc import Iterable
 
 from hw.contract.config import Config
 from hw.contract.layouts import table_entries
-from sw_driver.compiler.layers import (
-    AddLayer,
-    Buffer,
-    ConvLayer,
-    DepthwiseLayer,
-    FeatureMap,
-    Layer,
-    MulLayer,
-    Operand,
-    PoolLayer,
-)
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap, Operand
+from sw_driver.compiler.layers import AddLayer, ConvLayer, DepthwiseLayer, Layer, MulLayer, PoolLayer
 from sw_driver.tflite.support import TABLE_OPERATORS
 
 

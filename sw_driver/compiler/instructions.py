@@ -9,26 +9,23 @@ from hw.contract.commands import ENGINE_OF, Engine, Flag, Opcode, Space
 from hw.contract.config import Config
 from hw.contract.layouts import mask_row_words
 from hw.contract.registers import Window
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap, Operand
 from sw_driver.compiler.layers import (
     AddLayer,
-    Buffer,
     CombineLayer,
     ConvLayer,
     CopyLayer,
     DecideLayer,
     DepthwiseLayer,
-    FeatureMap,
     GateLayer,
     Geometry,
-    Grain,
     Layer,
-    Mask,
     MaskLayer,
     MulLayer,
-    Operand,
     Piece,
     PoolLayer,
 )
+from sw_driver.compiler.masks import Grain, Mask
 from sw_driver.compiler.unrolling import Chunk
 
 #: A memory: one on chip, or a window of external memory.
@@ -261,8 +258,10 @@ class InstructionWriter:
             "flags": 0, "output_base": self._word(stripe.base(output) + first),
             "output_row_stride": piece.step[0] * row, "output_pixel_stride": piece.step[1] * output.blocks,
             "output_y": 0, "output_rows": high - low, "output_width": piece.count[1], "output_blocks": source.blocks,
-            "input_base": self._word(stripe.base(source.map) + (0 if filled else low * source_row)),
-            "input_row_stride": 0 if filled else source_row, "input_pixel_stride": 0 if filled else source.blocks,
+            "input_base": self._word(stripe.base(source.map) + (0 if filled else (
+                (piece.start[0] + low * piece.stride[0]) * source_row + piece.start[1] * source.blocks))),
+            "input_row_stride": 0 if filled else piece.stride[0] * source_row,
+            "input_pixel_stride": 0 if filled else piece.stride[1] * source.blocks,
             "input_height": high - low, "input_width": piece.count[1],
             "kernel_height": 1, "kernel_width": 1, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1,
             "pad_top": 0, "pad_left": 0,

@@ -1,15 +1,15 @@
-"""What the compiler works on: feature maps in buffers, the layers that make them, and the masks that gate them."""
+"""What the compiler works on: layers, each of which makes one feature map or mask."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import enum
 
 import numpy as np
 
-from hw.contract.config import KERNEL_MAX
-from hw.contract.image import Feed
-from hw.contract.layouts import DILATE_STRIDE_MAX, depthwise_lines
+from hw.contract.layouts import depthwise_lines
+from sw_driver.compiler.feature_maps import FeatureMap, Operand
+from sw_driver.compiler.masks import DemandStep, Grain, Mask
 from sw_driver.compiler.quantisation import AddParameters, MeanParameters
 
 #: Fewest pixels of a layer that is computed block by block of its channels: rows of the conv engine share them.
@@ -17,138 +17,7 @@ BLOCK_PIXELS_MIN = 16
 
 
 @dataclasses.dataclass(eq=False)
-class Buffer:
-    """A region of feature memory, `words` long; several feature maps in place of one another may share it.
-
-    `address` (a word) is set by the memory planner.
-    """
-
-    name: str
-    words: int
-    address: int = -1
-
-
-@dataclasses.dataclass(eq=False)
-class FeatureMap:
-    """A tensor as it lies in feature memory.
-
-    Parameters
-    ----------
-    tensor : index in the graph; -1 for a map that the compiler adds.
-    height, width, channels : how its pixels lie; a reshaped tensor keeps those of the map that it is a view of.
-    blocks : words per pixel. lanes : bytes per word.
-    words : all of it; for a packed map what its bytes take.
-    row_bytes : packed maps only: bytes from a row to the next.
-    feed : what the driver puts into window INPUT for it, if it comes from there.
-    """
-
-    name: str
-    tensor: int
-    height: int
-    width: int
-    channels: int
-    blocks: int
-    words: int
-    buffer: Buffer
-    row_bytes: int = 0
-    feed: Feed | None = None
-
-    @property
-    def packed(self) -> bool:
-        """Whether it has the packed layout."""
-        return self.row_bytes > 0
-
-    @property
-    def loaded(self) -> bool:
-        """Whether a LOAD brings it, not a layer."""
-        return self.feed is not None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Operand:
-    """A feature map as a layer reads it: as height x width pixels of `blocks` words that follow one another."""
-
-    map: FeatureMap
-    height: int
-    width: int
-    blocks: int
-
-    def words(self, first: int, end: int, lanes: int) -> tuple[int, int]:
-        """The words of the map, from one to before another, that hold rows first .. end - 1 of the operand."""
-        if self.map.packed:
-            # The last chunk of a row reaches up to lanes - 1 bytes past it.
-            return first * self.map.row_bytes // lanes, min((end * self.map.row_bytes + lanes - 1) // lanes + 1,
-                                                            self.map.words)
-        return first * self.width * self.blocks, end * self.width * self.blocks
-
-    @property
-    def whole(self) -> bool:
-        """Whether pixels are those of the map, and not regrouped."""
-        return (self.height, self.width, self.blocks) == (self.map.height, self.map.width, self.map.blocks)
-
-
-@dataclasses.dataclass(frozen=True)
-class DemandStep:
-    """From the demand on a convolution's output to the demand on its input of `size`."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pad: tuple[int, int]
-    size: tuple[int, int]
-
-
-class Grain(enum.Enum):
-    """What a bit of a mask stands for: a pixel; all that a layer computes; all pixels of a block of channels, where
-    each has a word of its own."""
-
-    PIXEL = "pixel"
-    LAYER = "layer"
-    BLOCK = "block"
-
-
-@dataclasses.dataclass(frozen=True)
-class Mask:
-    """A decision mask: the bool `tensor` (or its complement) of height x width, then demand steps. decided : a layer
-    makes it on the device; else it is a graph input. Only pixels have demand steps."""
-
-    tensor: int
-    invert: bool
-    height: int
-    width: int
-    steps: tuple[DemandStep, ...] = ()
-    decided: bool = False
-    grain: Grain = Grain.PIXEL
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the pixels that it gates."""
-        return self.steps[-1].size if self.steps else (self.height, self.width)
-
-    def before(self, step: DemandStep) -> Mask | None:
-        """The demand on the input of a layer whose output this mask gates; None where the device can't make it."""
-        if self.grain is not Grain.PIXEL:
-            return self
-        if (step.kernel, step.stride, step.pad) == ((1, 1), (1, 1), (0, 0)) and step.size == self.size:
-            return self
-        if self.decided and (max(step.stride) > DILATE_STRIDE_MAX or max(step.kernel) > KERNEL_MAX):
-            return None
-        return dataclasses.replace(self, steps=(*self.steps, step))
-
-    @property
-    def chain(self) -> list[Mask]:
-        """The masks that it is made of, step by step, itself last."""
-        return [dataclasses.replace(self, steps=self.steps[:count]) for count in range(len(self.steps) + 1)]
-
-    def complement(self) -> Mask:
-        """The mask of the other pixels; only for a mask without demand steps."""
-        if self.steps:
-            raise ValueError("a demand mask has no complement")
-        return dataclasses.replace(self, invert=not self.invert)
-
-
-@dataclasses.dataclass(eq=False)
-class Layer:
+class Layer(abc.ABC):
     """One layer of an engine: `op` is its TFLite name (fused operators joined by +), `output` what it writes.
 
     mask : None, or the pixels that are computed. operators : indices in the graph.
@@ -166,9 +35,9 @@ class Layer:
     table: np.ndarray | None = dataclasses.field(default=None, init=False)
 
     @property
+    @abc.abstractmethod
     def operands(self) -> list[Operand]:
         """Everything it reads."""
-        raise NotImplementedError
 
     @property
     def maps(self) -> list[FeatureMap]:
@@ -222,21 +91,32 @@ class Geometry:
 
 
 @dataclasses.dataclass(eq=False)
-class ConvLayer(Layer):
-    """A convolution.
-
-    Parameters
-    ----------
-    weights : int8 [output channels, kernel height, kernel width, input blocks x lanes] in the order of the
-        input's bytes, zero where these are spare; packed: kernel width 1, the last dimension a kernel row.
-    bias, multipliers : int32 [output channels]; shifts : int8 [output channels].
-    last_lanes : valid bytes of a tap's last word.
-    taps_channels : multiplications of one output value in the model.
-    residual : operand b of a fused ADD, with its parameters.
-    """
+class WindowLayer(Layer):
+    """A layer that makes each pixel of a window of its input."""
 
     input: Operand
     geometry: Geometry
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [self.input]
+
+    def step(self, operand: Operand) -> DemandStep:
+        if operand is not self.input:
+            return super().step(operand)
+        g = self.geometry
+        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
+
+
+@dataclasses.dataclass(eq=False)
+class WeightedLayer(WindowLayer):
+    """A window layer with weights.
+
+    Parameters
+    ----------
+    bias, multipliers : int32 [output channels]; shifts : int8 [output channels].
+    """
+
     weights: np.ndarray
     bias: np.ndarray
     multipliers: np.ndarray
@@ -245,6 +125,24 @@ class ConvLayer(Layer):
     output_zero_point: int
     output_min: int
     output_max: int
+
+    def can_be_gated(self, mask: Mask) -> bool:
+        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
+
+
+@dataclasses.dataclass(eq=False)
+class ConvLayer(WeightedLayer):
+    """A convolution.
+
+    Parameters
+    ----------
+    weights : int8 [output channels, kernel height, kernel width, input blocks x lanes] in the order of the
+        input's bytes, zero where these are spare; packed: kernel width 1, the last dimension a kernel row.
+    last_lanes : valid bytes of a tap's last word.
+    taps_channels : multiplications of one output value in the model.
+    residual : operand b of a fused ADD, with its parameters.
+    """
+
     last_lanes: int
     taps_channels: int
     input_blocks: int
@@ -259,45 +157,18 @@ class ConvLayer(Layer):
     def elementwise(self) -> list[Operand]:
         return [] if self.residual is None else [self.residual]
 
-    def can_be_gated(self, mask: Mask) -> bool:
-        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
-
     def demand(self, operand: Operand, mask: Mask) -> Mask | None:
         return None if operand is self.input and mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
-    def step(self, operand: Operand) -> DemandStep:
-        if operand is self.residual:
-            return super().step(operand)
-        g = self.geometry
-        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
-
 
 @dataclasses.dataclass(eq=False)
-class DepthwiseLayer(Layer):
+class DepthwiseLayer(WeightedLayer):
     """A depthwise convolution on the vector engine: channel c of the output from channel c of the input.
 
     Parameters
     ----------
-    weights : int8 [kernel height, kernel width, channels]. bias, multipliers : int32 [channels]; shifts : int8.
+    weights : int8 [kernel height, kernel width, channels].
     """
-
-    input: Operand
-    geometry: Geometry
-    weights: np.ndarray
-    bias: np.ndarray
-    multipliers: np.ndarray
-    shifts: np.ndarray
-    input_zero_point: int
-    output_zero_point: int
-    output_min: int
-    output_max: int
-
-    @property
-    def operands(self) -> list[Operand]:
-        return [self.input]
-
-    def can_be_gated(self, mask: Mask) -> bool:
-        return super().can_be_gated(mask) or self.output.height * self.output.width >= BLOCK_PIXELS_MIN
 
     @property
     def transposed(self) -> bool:
@@ -305,10 +176,6 @@ class DepthwiseLayer(Layer):
         height, width = self.geometry.kernel
         in_order = self.mask is not None and self.mask.grain is Grain.PIXEL
         return not in_order and height * depthwise_lines(width) > width * depthwise_lines(height)
-
-    def step(self, operand: Operand) -> DemandStep:
-        g = self.geometry
-        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
 
 
 @dataclasses.dataclass(eq=False)
@@ -365,13 +232,15 @@ class MulLayer(Layer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
-    """Part of a copy: pixel (i, j) of `input`, i < count[0] and j < count[1], goes to output pixel origin + step *
-    (i, j), from channel block `first_block` of it on. fill : the value written instead, where there is one."""
+    """Part of a copy: for i < count[0] and j < count[1], pixel start + stride * (i, j) of `input` goes to output pixel
+    origin + step * (i, j), from channel block `first_block` of it on. fill : the value written instead, if any."""
 
     input: Operand
     origin: tuple[int, int]
     count: tuple[int, int]
     step: tuple[int, int] = (1, 1)
+    start: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (1, 1)
     first_block: int = 0
     fill: int | None = None
 
@@ -399,30 +268,23 @@ class CopyLayer(Layer):
         return None if mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
-        parts = [piece.rows(first, end) if piece.fill is None else (0, 1)
-                 for piece in self.pieces if piece.input is operand]
-        parts = [(low, high) for low, high in parts if high > low] or [(0, 1)]
-        return min(low for low, _high in parts), max(high for _low, high in parts)
+        read = [0]
+        for piece in self.pieces:
+            low, high = piece.rows(first, end)
+            if piece.input is operand and piece.fill is None and high > low:
+                read += [piece.start[0] + piece.stride[0] * i for i in (low, high - 1)]
+        read = read[1:] or read
+        return min(read), max(read) + 1
 
 
 @dataclasses.dataclass(eq=False)
-class PoolLayer(Layer):
+class PoolLayer(WindowLayer):
     """Pooling; a MAX_POOL of 1x1 without clamp is a copy. mean : parameters of a MEAN."""
 
-    input: Operand
-    geometry: Geometry
     average: bool
     output_min: int
     output_max: int
     mean: MeanParameters | None = None
-
-    @property
-    def operands(self) -> list[Operand]:
-        return [self.input]
-
-    def step(self, operand: Operand) -> DemandStep:
-        g = self.geometry
-        return DemandStep(g.kernel, g.stride, g.dilation, g.pad, (operand.height, operand.width))
 
 
 @dataclasses.dataclass(eq=False)

@@ -10,18 +10,9 @@ from hw.contract.config import KERNEL_MAX, Config
 from hw.contract.image import HostStep
 from hw.contract.layouts import blocks
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import (
-    AddLayer,
-    ConvLayer,
-    DepthwiseLayer,
-    FeatureMap,
-    Geometry,
-    Grain,
-    Layer,
-    Operand,
-    PoolLayer,
-    SelectLayer,
-)
+from sw_driver.compiler.feature_maps import FeatureMap, Operand
+from sw_driver.compiler.layers import AddLayer, ConvLayer, DepthwiseLayer, Geometry, Layer, PoolLayer, SelectLayer
+from sw_driver.compiler.masks import Grain
 from sw_driver.compiler.quantisation import (
     ACTIVATION_BOUNDS,
     activation_range,

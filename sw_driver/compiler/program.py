@@ -21,9 +21,10 @@ from sw_driver.compiler.compression import MODES as WEIGHT_MODES
 from sw_driver.compiler.decisions import decisions_first
 from sw_driver.compiler.demand import gate
 from sw_driver.compiler.errors import CapacityError, CompileError
+from sw_driver.compiler.feature_maps import FeatureMap
 from sw_driver.compiler.fusing import drop_unused, fuse_additions, fuse_tables, share_in_place
 from sw_driver.compiler.instructions import Instruction
-from sw_driver.compiler.layers import ConvLayer, FeatureMap, Layer
+from sw_driver.compiler.layers import ConvLayer, Layer
 from sw_driver.compiler.lowering import Lowering
 from sw_driver.compiler.overlap import Schedule, best_schedule
 from sw_driver.graph import Graph

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from hw.contract.config import Config
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.layers import Buffer, Layer
+from sw_driver.compiler.feature_maps import Buffer
+from sw_driver.compiler.layers import Layer
 from sw_driver.compiler.memory import Lifetime, plan
 
 #: Parts of the memory left beside the whole maps that stripe buffers may take, one after the other, while the

@@ -11,8 +11,8 @@ from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim import cycle_model
 from sw_driver.compiler.compression import Block, Lead, Part, Table, compress
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap
 from sw_driver.compiler.instructions import Instruction, Region
-from sw_driver.compiler.layers import Buffer, FeatureMap
 from sw_driver.compiler.memory import Ring
 from sw_driver.graph import Graph
 

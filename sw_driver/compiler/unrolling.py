@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hw.contract.config import Config
 from sim.cycle_model import expected
 from sw_driver.compiler.errors import CapacityError
-from sw_driver.compiler.layers import ConvLayer, Grain
+from sw_driver.compiler.layers import ConvLayer
+from sw_driver.compiler.masks import Grain
 from sw_driver.compiler.weights import WeightTiles
 
 #: Densities of non-zero activations that a choice must do well at, with their weights. Very sparse inputs count

@@ -10,19 +10,10 @@ from hw.contract.config import Config
 from hw.contract.layouts import blocks
 from sw_driver.compiler.activation_tables import activation_table
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import (
-    CombineLayer,
-    CopyLayer,
-    DecideLayer,
-    FeatureMap,
-    Geometry,
-    Grain,
-    Layer,
-    Mask,
-    MulLayer,
-    Piece,
-    PoolLayer,
-)
+from sw_driver.compiler.feature_maps import FeatureMap
+from sw_driver.compiler.layers import CombineLayer, CopyLayer, DecideLayer, Geometry, Layer, MulLayer, Piece, PoolLayer
+from sw_driver.compiler.masks import Grain, Mask
+from sw_driver.compiler.nearest import nearest, runs
 from sw_driver.compiler.quantisation import activation_range, decision, mean_parameters, product_multiplier
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
@@ -169,10 +160,14 @@ class VectorLowering:
         self._copy(operator, pieces)
 
     def resize(self, operator: Operator) -> None:
-        """RESIZE_NEAREST_NEIGHBOR by whole factors: the input once for every place within a pixel."""
+        """RESIZE_NEAREST_NEIGHBOR: by whole factors, the input once for every place within a pixel."""
         x, output = self._ends(operator)
         height, width, channels = pixels_and_channels(x.shape)
         operand = self.views.operand(x, height, width, channels)
-        rows, columns = output.shape[1] // height, output.shape[2] // width
-        self._copy(operator, [Piece(operand, (y, x), (height, width), step=(rows, columns))
-                              for y in range(rows) for x in range(columns)])
+        rows, columns = (runs(nearest(inputs, outputs, align_corners=operator.options["align_corners"],
+                                      half_pixel_centers=operator.options["half_pixel_centers"]), inputs)
+                         for inputs, outputs in ((height, output.shape[1]), (width, output.shape[2])))
+        self._copy(operator, [
+            Piece(operand, (row.first, column.first), (row.count, column.count), (row.step, column.step),
+                  (row.source, column.source), (row.stride, column.stride))
+            for row in rows for column in columns])

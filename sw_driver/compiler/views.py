@@ -11,7 +11,7 @@ from hw.contract.config import Config
 from hw.contract.image import Feed
 from hw.contract.layouts import align, blocks
 from sw_driver.compiler.errors import CompileError
-from sw_driver.compiler.layers import Buffer, FeatureMap, Operand
+from sw_driver.compiler.feature_maps import Buffer, FeatureMap, Operand
 from sw_driver.graph import Graph, Tensor
 
 

@@ -13,7 +13,8 @@ from hw.contract.layouts import DEPTHWISE_LINE_WORDS
 from sw_driver.compiler.compression import Block, Part
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.instructions import Placement
-from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer, Grain
+from sw_driver.compiler.layers import ConvLayer, DepthwiseLayer
+from sw_driver.compiler.masks import Grain
 from sw_driver.compiler.transfers import Transfers
 from sw_driver.compiler.unrolling import Chunk, choose_chunks, cost
 from sw_driver.compiler.weights import DepthwiseWeights, WeightTiles

@@ -327,13 +327,12 @@ class TfliteBuilder:
         shape[axis] = sum(self.shape(x)[axis] for x in xs)
         return self._add_layer("CONCATENATION", xs, shape, self.scale(xs[0]), self.zero_point(xs[0]), name, options)
 
-    def add_resize_nearest_neighbor(self, x: int, factors: Pair, *, half_pixel_centers: bool = False,
-                                    name: str = "") -> int:
-        """RESIZE_NEAREST_NEIGHBOR to `factors` times height and width."""
+    def add_resize_nearest_neighbor(self, x: int, size: tuple[int, int], *, half_pixel_centers: bool = False,
+                                    align_corners: bool = False, name: str = "") -> int:
+        """RESIZE_NEAREST_NEIGHBOR to a height and width."""
         options = self._schema.ResizeNearestNeighborOptionsT()
-        options.halfPixelCenters = half_pixel_centers
-        batch, height, width, channels = self.shape(x)
-        size = height * _pair(factors)[0], width * _pair(factors)[1]
+        options.halfPixelCenters, options.alignCorners = half_pixel_centers, align_corners
+        batch, _height, _width, channels = self.shape(x)
         name = name or self._next_name("RESIZE_NEAREST_NEIGHBOR")
         constant = self.add_constant(f"{name}/size", np.array(size, np.int32))
         return self._add_layer("RESIZE_NEAREST_NEIGHBOR", [x, constant], (batch, *size, channels), self.scale(x),

@@ -375,10 +375,6 @@ class _Checker:
         yield from self._from_device(x.index)
         yield from self._same_quantisation(operator, x.index)
         yield from self._constant(operator)
-        if any(y.shape[i] % x.shape[i] for i in (1, 2)):
-            yield f"it makes {y} of {x}", "whole factors each way", _EXPORT
-        if operator.options["align_corners"]:
-            yield "it aligns corners", "align_corners off", _EXPORT
 
     def _reshape(self, operator: Operator) -> Iterator[_Finding]:
         yield from self._feature_maps(operator.inputs[0], *operator.outputs)

@@ -91,7 +91,7 @@ def test_damage_is_refused():
     print(f"LACUNA_SEED={SEED}")
     random = np.random.default_rng(SEED)
     refused = 0
-    for number in range(60):
+    for number in range(80):
         order = random_order(random, int(random.choice([4, 8, 16])))
         tiles = random_tiles(random, order, KINDS[number % 5])
         block = encode(tiles.maps, tiles.words, order, int(random.choice([1, 2, 4, 8, 16])), 1.0)
@@ -105,7 +105,7 @@ def test_damage_is_refused():
                 refused += 1
                 continue
             raise AssertionError(f"damage was not noticed: {block.hex()} {bad.hex()} {decoded == tiles}")
-    assert refused > 600
+    assert refused > 1000
 
 
 def test_all_bit_flips_of_a_block_are_refused():

@@ -154,7 +154,7 @@ def test_everything_in_the_branch_is_passed_over():
     excited = b.add_logistic(b.add_fully_connected(squeezed, weights, None, 0.01, scale=0.05, zero_point=-3,
                                                    keep_num_dims=True))
     y = b.add_mul(y, excited, scale=0.02, zero_point=4)
-    y = b.add_resize_nearest_neighbor(b.add_max_pool_2d(y, (2, 2)), (2, 2))
+    y = b.add_resize_nearest_neighbor(b.add_max_pool_2d(y, (2, 2)), (8, 8))
     y = m.conv(b.add_pad(y, [(0, 0), (1, 1), (1, 1), (0, 0)]), 1)
     y = b.add_max_pool_2d(y, (3, 3), stride=1)
     mask = m.decide_once(m.x)

@@ -56,7 +56,7 @@ def test_graphs_are_supported_and_run_on_tflite_micro(size, count):
         assert set(ops) == {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "AVERAGE_POOL_2D",
                             "MAX_POOL_2D", "RESHAPE", "SOFTMAX", "SELECT_V2", "MUL", "MEAN", "PAD", "CONCATENATION",
                             "RESIZE_NEAREST_NEIGHBOR", *TABLE_OPERATORS, *COMPARISONS, *LOGICAL_OPERATORS}
-    assert np.median(varied) > 0.15  # few results are constant or clamped
+        assert np.median(varied) > 0.15  # few results are constant or clamped; of few graphs that may be chance
 
 
 def test_masks_and_activations_have_every_density():
