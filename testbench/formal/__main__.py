@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from testbench.formal.prover import missing_tools
 from testbench.formal.proofs import PROOFS
+from testbench.formal.prover import missing_tools
 
 
 def main() -> int:

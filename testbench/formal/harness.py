@@ -24,15 +24,15 @@ class Harness:
 
     Parameters
     ----------
-    dut : the module under proof. instead : by the names by which it knows them, classes that it takes instead of others
-        while it is elaborated.
+    dut : the module under proof. instead : by the names by which it knows them, what it takes instead of other classes
+        or constants while it is elaborated.
 
     Attributes
     ----------
     probes : signals of the module under proof, by their paths after flattening, and what stands for them.
     """
 
-    def __init__(self, dut: wiring.Component, instead: Mapping[str, type] | None = None):
+    def __init__(self, dut: wiring.Component, instead: Mapping[str, object] | None = None):
         self.dut = dut
         self._instead = instead or {}
         self.m = Module()

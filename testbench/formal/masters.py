@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from amaranth import Cat, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.hdl import Elaboratable
 
 from hw.bus.axi import BURST_INCR
 from hw.bus.master import BusMaster
@@ -26,8 +28,8 @@ FAIR = 1
 #: Cycles without a handshake on a channel, at most, while there is something to do and all are fair.
 STILL = 5
 
-#: Cycles from `stop` to idle, at most, when all are fair: four bursts of two beats.
-SOON = 18
+#: Cycles from `stop` to idle, at most, when all are fair: for two bursts of two beats, and one that is offered.
+READS_SOON, WRITES_SOON = 14, 20
 
 
 class AddressChannels(Harness):
@@ -87,8 +89,10 @@ class Reads(Harness):
 class Writes(Harness):
     """Never more bursts than there is room for; the master is idle only when all of them have been answered."""
 
-    def __init__(self) -> None:
-        super().__init__(WriteMaster(SHORT), {"hw.bus.write_master.BurstPlanner": AnyPlanner})
+    def __init__(self, instead: Mapping[str, object] | None = None, outstanding: int = WRITES_OUTSTANDING) -> None:
+        super().__init__(WriteMaster(SHORT), {"hw.bus.write_master.BurstPlanner": AnyPlanner,
+                                              "hw.bus.write_master.WRITES_OUTSTANDING": outstanding, **(instead or {})})
+        self.outstanding = outstanding
 
     def properties(self) -> None:
         dut, bus = self.dut, self.dut.bus
@@ -99,41 +103,95 @@ class Writes(Harness):
         # The bus answers bursts whose last beat it has, and no others.
         self.assume(~bus.bvalid | (self.under_way != self.with_data))
         # Bursts that wait for their data are those whose last beat is not in the slice.
-        filled = [self.probe(1, f"slice.{name}") for name in ("o__valid", "spare_valid")]
-        last = [self.probe(66, f"slice.{name}")[65] for name in ("o__payload", "spare")]
-        waiting, unanswered = self.probe(3, "data_order.level"), self.probe(3, "answer_order.level")
+        self.filled = filled = [self.probe(1, f"slice.{name}") for name in ("o__valid", "spare_valid")]
+        self.last = last = [self.probe(66, f"slice.{name}")[65] for name in ("o__payload", "spare")]
+        bits = self.outstanding.bit_length()
+        self.waiting = waiting = self.probe(bits, "data_order.level")
+        unanswered = self.probe(bits, "answer_order.level")
         self.always(~filled[1] | filled[0])
         self.always(self.with_data == waiting + (filled[0] & last[0]) + (filled[1] & last[1]))
         # A burst waits until its last beat is pushed into the slice, behind all of the others.
         self.always(~(filled[0] & ~last[0]) | filled[1] | (waiting != 0))
         self.always(~(filled[1] & ~last[1]) | (waiting != 0))
         self.always(unanswered == self.under_way)
-        self.always((self.with_data <= self.under_way) & (self.under_way <= WRITES_OUTSTANDING))
+        self.always((self.with_data <= self.under_way) & (self.under_way <= self.outstanding))
         self.always(~bus.wvalid | (self.with_data != 0))  # data follows its address
         self.always(~dut.idle | (self.under_way == 0))
         self.always(~(dut.record.done | dut.store.done) | self.past(answer))
-        self.reachable((self.under_way == WRITES_OUTSTANDING) & bus.wvalid & bus.wlast)
+        self.reachable((self.under_way == self.outstanding) & bus.wvalid & bus.wlast)
+
+
+class OpenFIFO(Elaboratable):
+    """Does what Amaranth's SyncFIFO does, with entries that have names: the oldest is `entry0`."""
+
+    def __init__(self, *, width: int, depth: int):
+        self.depth = depth
+        self.entries = [Signal(width, name=f"entry{i}") for i in range(depth)]
+        self.w_data, self.w_en, self.w_rdy = Signal(width), Signal(), Signal()
+        self.r_data, self.r_en, self.r_rdy = Signal(width), Signal(), Signal()
+        self.level = Signal(range(depth + 1))
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        reads, writes = Signal(), Signal()
+        m.d.comb += [
+            self.r_rdy.eq(self.level != 0), self.w_rdy.eq(self.level != self.depth), self.r_data.eq(self.entries[0]),
+            reads.eq(self.r_rdy & self.r_en), writes.eq(self.w_rdy & self.w_en),
+        ]
+        m.d.sync += self.level.eq(self.level + writes - reads)
+        for i, entry in enumerate(self.entries):
+            with m.If(writes & (self.level - reads == i)):
+                m.d.sync += entry.eq(self.w_data)
+            if i + 1 < self.depth:
+                with m.Elif(reads):
+                    m.d.sync += entry.eq(self.entries[i + 1])
+        return m
 
 
 class WriteBeats(Writes):
     """Each burst has as many beats on W as its AWLEN says, and WLAST is on the last of them."""
 
+    def __init__(self) -> None:
+        super().__init__({"hw.bus.write_master.fifo.SyncFIFO": OpenFIFO})
+
     def properties(self) -> None:
         super().properties()
         m, bus = self.m, self.dut.bus
-        # Any one burst, the first but for so many.
-        before = self.constant(3, "before")
-        addressed, sent, beats, length = Signal(3), Signal(3), Signal(8), Signal(8)
-        with m.If(bus.awvalid & bus.awready):
-            m.d.sync += addressed.eq(addressed + 1)
-            with m.If(addressed == before):
+        # AWLEN of the bursts whose data is still to come, the oldest first, and the beats that the first has had.
+        lengths = [Signal(8, name=f"length{i}") for i in range(WRITES_OUTSTANDING)]
+        beats = Signal(8)
+        addressed, ended = bus.awvalid & bus.awready, bus.wvalid & bus.wready & bus.wlast
+        for i, length in enumerate(lengths):
+            with m.If(addressed & (self.with_data - ended == i)):
                 m.d.sync += length.eq(bus.awlen)
+            if i + 1 < len(lengths):
+                with m.Elif(ended):
+                    m.d.sync += length.eq(lengths[i + 1])
         with m.If(bus.wvalid & bus.wready):
-            m.d.sync += beats.eq(beats + 1)
-            with m.If(bus.wlast):
-                m.d.sync += [beats.eq(0), sent.eq(sent + 1)]
-        self.always(~(bus.wvalid & (sent == before)) | (bus.wlast == (beats == length)))
-        self.reachable((sent == 2) & (sent == before) & bus.wvalid & ~bus.wlast)
+            m.d.sync += beats.eq(Mux(bus.wlast, 0, beats + 1))
+        self.always(~bus.wvalid | (bus.wlast == (beats == lengths[0])))
+
+        # What that rests on: the queue holds the same lengths, and the beats in the slice are the next ones.
+        filled, last = self.filled, self.last
+        ends = [filled[0] & last[0], filled[1] & last[1]]
+        passed = Signal(2)
+        m.d.comb += passed.eq(ends[0] + ends[1])
+        ahead = Cat(lengths) >> 8 * passed
+        for i in range(WRITES_OUTSTANDING):
+            entry = self.probe(9, f"data_order.entry{i}")
+            self.always((self.waiting <= i) | (entry[1:] == ahead.bit_select(8 * i, 8)))
+        position, next_length = self.probe(8, "position"), ahead[:8]
+        self.always(Mux(self.waiting != 0, position <= next_length, position == 0))
+        self.always((self.with_data == 0) | (beats <= lengths[0]))
+        self.always((self.with_data != 0) | (beats == 0))
+        in_slice = Signal(2)  # beats of the burst that is pushed now
+        m.d.comb += in_slice.eq(Mux(ends[1], 0, filled[1] + (filled[0] & ~ends[0])))
+        self.always(position == in_slice + Mux(passed == 0, beats, 0))
+        self.always(~(filled[0] & ~last[0] & ends[1]) | (beats + 1 == lengths[0]))
+        self.always(~(ends[0] & ends[1]) | (lengths[1] == 0))
+        self.always(~(ends[0] & filled[1] & ~last[1]) | (lengths[1] != 0))
+        self.always(~(filled[0] & filled[1] & ~last[0] & ~last[1]) | (beats + 1 != lengths[0]))
+        self.reachable((beats == 1) & bus.wvalid & bus.wlast & (self.with_data == 2))
 
 
 class ReadsEnd(Reads):
@@ -151,12 +209,15 @@ class ReadsEnd(Reads):
             self.m.d.sync += beats.eq(Mux(bus.rlast, 0, beats + 1))
         self.assume(~bus.rvalid | (beats == 0) | bus.rlast)
         self.always(self.patience(~dut.idle & ~dut.moved & ~dut.stop, STILL))
-        self.always(self.patience(~dut.idle & dut.stop, SOON))
+        self.always(self.patience(~dut.idle & dut.stop, READS_SOON))
         self.reachable(dut.idle & self.past(dut.stop) & self.past(self.past(self.under_way != 0)))
 
 
 class WritesEnd(Writes):
     """With a fair bus and fair clients writes do not stand still for long, and after `stop` they end soon."""
+
+    def __init__(self) -> None:
+        super().__init__({"hw.bus.write_master.fifo.SyncFIFO": OpenFIFO}, outstanding=SHORT.reads_outstanding)
 
     def properties(self) -> None:
         super().properties()
@@ -167,5 +228,5 @@ class WritesEnd(Writes):
         for client in (dut.record, dut.store):  # which are asked for data only when they owe some
             self.assume(self.patience(client.data.ready & ~client.data.valid, FAIR))
         self.always(self.patience(~dut.idle & ~dut.moved & ~dut.stop, STILL))
-        self.always(self.patience(~dut.idle & dut.stop, SOON))
+        self.always(self.patience(~dut.idle & dut.stop, WRITES_SOON))
         self.reachable(dut.idle & self.past(dut.stop) & self.past(self.past(self.under_way != 0)))

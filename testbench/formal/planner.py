@@ -6,10 +6,8 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.asserts import AnySeq
 from amaranth.hdl import Assume, Value
 
-from hw.bus.axi import BURST_INCR, PAGE_BYTES
+from hw.bus.axi import PAGE_BYTES
 from hw.bus.burst_planner import CLIENTS, BurstPlanner
-from hw.bus.master import BusMaster
-from hw.bus.transfer import BEAT_BYTES
 from hw.contract.config import WINDOWS, preset
 from hw.contract.registers import Permission
 from testbench.formal.harness import Harness
@@ -124,7 +122,8 @@ class PlannerWindows(WindowHarness):
 
 
 class PlannerTransfers(WindowHarness):
-    """A transfer is denied exactly when it must be; else its bursts cover it, in order, each as long as it may be."""
+    """A transfer is denied exactly when it must be; else its bursts cover it, in order, each up to the next multiple of
+    the longest."""
 
     def __init__(self, permission: Permission = Permission.READ) -> None:
         super().__init__(BurstPlanner(CONFIG, permission))
@@ -163,6 +162,7 @@ class PlannerTransfers(WindowHarness):
             self.always(~dut.error[c].valid | (dut.error[c].address == self.past(offset)))
             # What the planner holds of it.
             self.always(taken == (checking & (client == c)))
+            self.always(~taken | (base[:3] == 0))
             for width, name, value in ((CONFIG.axi_address_bits, "base", base), (32, "size", size),
                                        (32, "offset", offset), (32, "length", length), (33, "end", end)):
                 self.always(~taken | (self.probe(width, name) == value))
@@ -177,14 +177,14 @@ class PlannerTransfers(WindowHarness):
                 m.d.sync += [address.eq(base + offset), left.eq(length[3:])]
             with m.Elif(mine):
                 m.d.sync += [address.eq(address + (beats << 3)), left.eq(left - beats)]
-            page = PAGE_BYTES // BEAT_BYTES - address[3:12]
-            longest = Mux(page < CONFIG.burst_beats, page, CONFIG.burst_beats)
+            longest = CONFIG.burst_beats - address[3 : 3 + CONFIG.burst_beats.bit_length() - 1]
             self.always(~mine | ((burst.payload.address == address) & (left != 0)
                                  & (beats == Mux(left < longest, left, longest))
                                  & (burst.payload.last == (beats == left))))
             # The planner's own view of it.
             active = self.probe(1, f"active{c}")
             self.always(~(taken & (active | (left != 0))))
+            self.always((left == 0) | (address[:3] == 0))
             own_address, own_left = self.probe(CONFIG.axi_address_bits, f"address{c}"), self.probe(29, f"beats{c}")
             self.always(active == Mux(mine, left != beats, left != 0))
             after = Signal(CONFIG.axi_address_bits, name=f"after{c}")

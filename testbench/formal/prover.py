@@ -79,9 +79,10 @@ class Prover:
         self._folder = tempfile.TemporaryDirectory(prefix="lacuna-formal-")
         self._where = Path(self._folder.name)
         (self._where / "top.il").write_text(harness.rtlil())
-        connections = "\n".join([f"delete -input {TOP}/{PROBE}*", *(
-            f"connect -nounset -set {signal.name} \\dut.{path}" for path, signal in harness.probes.items())]) if harness.probes else ""
-        (self._where / "script.ys").write_text(_SCRIPT.format(top=TOP, connections=connections))
+        connections = [f"connect -nounset -set {signal.name} \\dut.{path}" for path, signal in harness.probes.items()]
+        if connections:  # what stands for a signal is no input any more
+            connections.insert(0, f"delete -input {TOP}/{PROBE}*")
+        (self._where / "script.ys").write_text(_SCRIPT.format(top=TOP, connections="\n".join(connections)))
         done = _run(_YOSYS, ["-Q", "-T", "-q", "-s", "script.ys"], self._where)
         if done.returncode:
             self.close()

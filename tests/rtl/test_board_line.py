@@ -90,7 +90,7 @@ def test_faults_on_the_line(board: SimulatedBoard, rng: np.random.Generator) -> 
     """
     jobs = {"small": Job(small_model(rng), rng), "digits": Job(DIGITS.read_bytes(), rng)}
     hit: collections.Counter[str] = collections.Counter()
-    runs = errors = 0
+    runs = 0
     link: UartLink | None = None
     with FaultyLine(board.path, rng, lambda: link.retries if link else 0) as line:
         while len(line.faults) < FAULTS:
@@ -104,8 +104,8 @@ def test_faults_on_the_line(board: SimulatedBoard, rng: np.random.Generator) -> 
                     for number in range(2):
                         jobs[name].check(device, runs + number)
             except LinkError as error:
-                assert "No answer to" in str(error)
-                errors += 1
+                if "No answer to" not in str(error):
+                    raise
                 line.settle("error")
             runs += 1
             hit[name] += len(line.faults) - before
