@@ -16,7 +16,7 @@ help:
 	@echo 'make bench      measure what the README states'
 	@echo 'make bench-weights  of that: compressed weights, beside another codec'
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
-	@echo 'make formal     prove the rules of the bus;  make line-faults: 200 faults on a simulated board'"'"'s serial line'
+	@echo 'make formal     prove the rules of the bus;  make faults: 200 faults on a simulated board'"'"'s serial line'
 	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
 	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
 	@echo 'make mutants    break the sources on purpose and see that a test notices'
@@ -62,7 +62,7 @@ formal: $(VENV)/.installed-formal
 	@$(BIN)/python -m testbench.formal
 
 # The shipped model and a small one over a simulated board's serial line. Some minutes.
-line-faults: $(VENV)/.installed-test
+faults: $(VENV)/.installed-test
 	@LACUNA_LINE_FAULTS=200 $(BIN)/python -m pytest -s -k faults tests/rtl/test_board_line.py
 
 area: $(VENV)/.installed-synthesis

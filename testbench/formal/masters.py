@@ -28,8 +28,9 @@ FAIR = 1
 #: Cycles without a handshake on a channel, at most, while there is something to do and all are fair.
 STILL = 5
 
-#: Cycles from `stop` to idle, at most, when all are fair: for two bursts of two beats, and one that is offered.
-READS_SOON, WRITES_SOON = 14, 20
+#: Cycles from `stop` to idle, at most, when all are fair: for two read bursts of two beats, or one write burst, and one
+#: that is offered.
+READS_SOON, WRITES_SOON = 14, 16
 
 
 class AddressChannels(Harness):
@@ -217,7 +218,7 @@ class WritesEnd(Writes):
     """With a fair bus and fair clients writes do not stand still for long, and after `stop` they end soon."""
 
     def __init__(self) -> None:
-        super().__init__({"hw.bus.write_master.fifo.SyncFIFO": OpenFIFO}, outstanding=SHORT.reads_outstanding)
+        super().__init__({"hw.bus.write_master.fifo.SyncFIFO": OpenFIFO}, outstanding=1)
 
     def properties(self) -> None:
         super().properties()

@@ -30,7 +30,7 @@ NANO = PRESETS["nano"]
 DIGITS = ROOT / "models" / "digits.tflite"
 DIGIT = ROOT / "models" / "digits_inputs" / "digit_3.png"
 
-#: Faults to inject into the line; `make line-faults` injects 200.
+#: Faults to inject into the line; `make faults` injects 200.
 FAULTS = int(os.environ.get("LACUNA_LINE_FAULTS", "24"))
 
 
