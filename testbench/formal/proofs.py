@@ -68,5 +68,6 @@ PROOFS = [
     Proof("write-beats", "W has AWLEN + 1 beats per burst, WLAST on the last", WriteBeats, 1, 12),
     Proof("reads-end", "with a fair bus and fair clients reads stand still for at most 5 cycles, and have ended 14 "
           "cycles after a stop (two bursts of two beats and one that is offered)", ReadsEnd, 17, 14, inductive=False),
-    Proof("writes-end", "writes: the same, with one burst under way, within 16 cycles", WritesEnd, 22, 14, inductive=False),
+    Proof("writes-end", "writes: the same, with one burst under way, within 16 cycles", WritesEnd, 22, 14,
+          inductive=False),
 ]
