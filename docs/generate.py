@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from hw.boards.catalogue import BOARDS  # noqa: E402 (found from the repository's root)
 from hw.contract import commands, config, image, layouts, registers  # noqa: E402 (found from the repository's root)
 
 DOCS = ROOT / "docs"
@@ -100,11 +103,70 @@ def configuration_page() -> str:
     ])
 
 
+def boards_page() -> str:
+    """What builds of boards reported, from docs/boards/*.json."""
+    reports = [json.loads(path.read_text()) for path in (DOCS / "boards" / f"{name}.json" for name in BOARDS)
+               if path.exists()]
+    rows, details = [], []
+    for report in reports:
+        used = report["resources"]
+        cells = [_share(used, *names) for names in (("LUTs", "logic cells"), ("flip-flops",), ("block RAM",),
+                                                    ("multipliers",))]
+        speed = " ".join(f"{clock['fmax_hz'] / 1e6:.1f}" for clock in report["clocks"]) or "does not fit"
+        rows.append((f"`{report['board']}`", report["title"], report["part"], f"`{report['preset']}`", *cells, speed,
+                     f"{sum(report['seconds'].values()) / 60:,.0f}"))
+        details += _board_details(report)
+    if not reports:
+        return _page(["# Boards: resources and timing", "No board has been built yet: `make boards`."])
+    versions = {(name, version) for report in reports for name, version in report["tools"].items()}
+    return _page([
+        "# Boards: resources and timing",
+        "<!-- Written by docs/generate.py from docs/boards/*.json, which `make boards` writes. -->",
+        ("What builds of the boards reported: [how to build one](put_on_a_board.md). LUTs are nextpnr's count after "
+         "packing, with those of carry chains and of LUT RAM; Fmax is the device clock's, after routing. Flip-flops of "
+         "an iCE40 are in its logic cells."),
+        _table(("board", "title", "part", "preset", "LUTs", "flip-flops", "block RAM", "multipliers", "Fmax (MHz)",
+                "minutes"), rows),
+        "Tools: " + ", ".join(f"{name} {version}" for name, version in sorted(versions)) + ".",
+        *details,
+    ])
+
+
+def _share(used: dict[str, dict[str, int]], *names: str) -> str:
+    for name in names:
+        if name in used:
+            numbers = used[name]
+            return f"{numbers['used']:,} of {numbers['available']:,}"
+    return ""
+
+
+def _board_details(report: dict[str, Any]) -> list[str]:
+    """The slowest paths and the cells by block of one build."""
+    parts = [f"## {report['board']}"]
+    seconds = ", ".join(f"{name} {value:,.0f} s" for name, value in report["seconds"].items())
+    parts.append(f"{report['title']} with preset `{report['preset']}` and {report['memory_bytes'] >> 10} KiB of block "
+                 f"RAM as external memory. Wall time on {report['processors']} processors: {seconds}.")
+    path = report["slowest_path"]
+    if path:
+        parts += [(f"The slowest path takes {path['ns']} ns ({path['routing_ns']} ns of it in wires, {path['levels']} "
+                   f"levels of logic), from `{path['from']}` to `{path['to']}`. Registers at which slow paths end, and "
+                   "when their input arrives after the edge:"),
+                  _table(("register", "ns"), [(f"`{end['register']}`", f"{end['ns']:.2f}")
+                                              for end in report["slowest_ends"][:10]])]
+    blocks = report["blocks"]
+    parts += [("Cells by block after synthesis. The design is flattened: what was merged across blocks is counted in "
+               "one of them."),
+              _table(("block", *blocks["all"]), [(block, *(f"{count:,}" for count in cells.values()))
+                                                 for block, cells in blocks.items()])]
+    return parts
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "registers.md": registers_page,
     "commands.md": commands_page,
     "layouts.md": layouts_page,
     "configurations.md": configuration_page,
+    "boards.md": boards_page,
 }
 
 

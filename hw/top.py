@@ -26,10 +26,16 @@ class Lacuna(wiring.Component):
     Members
     -------
     m_axi : external memory, AXI4. s_axil : host, AXI4-Lite registers. irq : the interrupt, level.
+
+    Attributes
+    ----------
+    status : the STATUS register's bits, for a top around this one that shows them on lights; not a port.
     """
 
     def __init__(self, config: Config):
         self.config = config
+        self.sequencer = Sequencer(config)
+        self.status = self.sequencer.control.status
         super().__init__({"m_axi": Out(AXI4(config)), "s_axil": In(AXI4Lite()), "irq": Out(1)})
 
     def elaborate(self, platform):
@@ -38,7 +44,7 @@ class Lacuna(wiring.Component):
 
         # ---- host and external memory ---------------------------------------------------------------------
         m.submodules.registers = registers = RegisterBlock(config)
-        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.sequencer = sequencer = self.sequencer
         m.submodules.bus = bus = BusMaster(config)
         connect(m, flipped(self.s_axil), registers.bus)
         connect(m, registers.control, sequencer.control)

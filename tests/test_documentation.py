@@ -24,14 +24,15 @@ def _generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["registers.md", "commands.md", "layouts.md", "configurations.md"])
+@pytest.mark.parametrize("name", ["registers.md", "commands.md", "layouts.md", "configurations.md", "boards.md"])
 def test_generated_page_is_up_to_date(name: str) -> None:
     pages = _generator().PAGES
     assert (ROOT / "docs" / name).read_text() == pages[name](), "run `make docs`"
 
 
 def test_every_generated_page_is_tested() -> None:
-    assert set(_generator().PAGES) == {"registers.md", "commands.md", "layouts.md", "configurations.md"}
+    assert set(_generator().PAGES) == {"registers.md", "commands.md", "layouts.md", "configurations.md",
+                                        "boards.md"}
 
 
 def _anchor(heading: str) -> str:

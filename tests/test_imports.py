@@ -15,19 +15,20 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What each part may import of ours, by prefix. The first prefix of this table that a module has is its part.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hw.contract": ("hw.contract",),
+    "hw.boards.catalogue": ("hw.contract", "hw.boards.catalogue"),
     "hw": ("hw",),
     "sim": ("hw.contract", "sim"),
-    "sw_driver": ("hw.contract", "sim", "sw_driver"),
+    "sw_driver": ("hw.contract", "hw.boards.catalogue", "sim", "sw_driver"),
     "lacuna": ("hw.contract", "sim", "sw_driver"),
     "testbench": ("hw", "sim", "sw_driver", "testbench", "lacuna"),
     "models": ("hw.contract", "sim", "sw_driver", "lacuna", "models"),
     "benchmarks": ("hw.contract", "sim", "sw_driver", "lacuna", "models", "benchmarks"),
-    "docs": ("hw.contract", "docs"),
+    "docs": ("hw.contract", "hw.boards.catalogue", "docs"),
     "tests": ("hw", "sim", "sw_driver", "testbench", "lacuna", "models", "benchmarks", "docs", "tests"),
 }
 
 #: Parts that must work without it.
-WITHOUT_AMARANTH = ("hw.contract", "sim", "sw_driver", "lacuna", "models", "benchmarks", "docs")
+WITHOUT_AMARANTH = ("hw.contract", "hw.boards.catalogue", "sim", "sw_driver", "lacuna", "models", "benchmarks", "docs")
 
 
 def _modules() -> Iterator[tuple[str, Path]]:

