@@ -7,7 +7,7 @@ PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
 
-.PHONY: help demo test bench bench-weights lint lint-verilog area boards mutants docs lock clean distclean
+.PHONY: help demo test bench bench-weights fuzz lint lint-verilog area boards mutants docs lock clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
 	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
 	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
+	@echo 'make fuzz       new random cases by the thousand'
 	@echo 'make mutants    break the sources on purpose and see that a test notices'
 	@echo 'make docs       write the generated pages of docs/ anew'
 	@echo 'make clean      remove built simulators and caches;  make distclean: and .venv'
@@ -47,6 +48,14 @@ bench: $(VENV)/.installed-bench
 bench-weights: $(VENV)/.installed-bench $(VENV)/.installed-codecs
 	@$(BIN)/lacuna doctor --quiet
 	@$(BIN)/python -m benchmarks --only weight_bytes decoder weights pruning
+
+# New random cases, more of them: the codec, the decoder, random graphs. The seed is printed; LACUNA_SEED repeats it.
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(VENV)/.installed-test
+	@echo LACUNA_SEED=$(FUZZ_SEED)
+	@LACUNA_SEED=$(FUZZ_SEED) LACUNA_CODEC_EXAMPLES=10000 LACUNA_CODEC_ROUNDS=40 $(BIN)/python -m pytest -n 2 \
+		--dist worksteal $(PYTEST_FLAGS) tests/hw/test_weight_format.py tests/hw/test_weight_decoder.py \
+		tests/sim/test_golden_against_oracle.py tests/rtl/test_weights_on_rtl.py tests/rtl/test_random_graphs_on_rtl.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

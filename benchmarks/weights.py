@@ -53,6 +53,15 @@ def waited(program: Program, result: RunResult) -> int:
                if command.engine in (Engine.CONV, Engine.VECTOR))
 
 
+def _run(device: Device, program: Program, inputs: dict[str, np.ndarray], wanted: list[np.ndarray], label: str,
+         progress: Callable[[str], None]) -> RunResult:
+    progress(label)
+    result = device.run(program, inputs)
+    if not all(map(np.array_equal, result.outputs.values(), wanted)):
+        raise NotExact(f"{label}: the outputs differ from TFLite Micro's")
+    return result
+
+
 def weights(preset: str, progress: Callable[[str], None]) -> Section:
     """Cycles of every network at every bandwidth, on the RTL."""
     rows: list[list[Any]] = []
@@ -64,27 +73,33 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
             wanted = run_oracle(network.model, inputs)
             programs = {mode: compile_model(network.model, config, weights=mode) for mode in ("compressed", "raw")}
             for bandwidth in BANDWIDTHS:
-                link.configure(bandwidth=bandwidth)
-                results = {}
-                for mode, program in programs.items():
-                    label = f"{network.name}, {mode} weights, {bandwidth:g} bytes per cycle"
-                    progress(label)
-                    result = results[mode] = device.run(program, inputs)
-                    if not all(map(np.array_equal, result.outputs.values(), wanted)):
-                        raise NotExact(f"{label}: the outputs differ from TFLite Micro's")
-                compressed = results["compressed"]
+                def label(mode: str, place: str, name: str = network.name, bandwidth: float = bandwidth) -> str:
+                    return f"{name}, {mode} weights, {place} of {bandwidth:g} bytes per cycle"
+
+                link.configure(bandwidth=bandwidth, flash_bandwidth=None)
+                compressed, raw = (_run(device, program, inputs, wanted, label(mode, "memory"), progress)
+                                   for mode, program in programs.items())
+                link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
+                flash = _run(device, programs["compressed"], inputs, wanted, label("compressed", "flash"), progress)
                 moved = bytes_moved(programs["compressed"])
-                rows.append([network.name, f"{bandwidth:g}", compressed.cycles, results["raw"].cycles,
+                rows.append([network.name, f"{bandwidth:g}", compressed.cycles, raw.cycles,
                              programs["compressed"].report["weights_total"]["weight_bytes"], moved,
                              round(moved / bandwidth), round(compressed.cycles * bandwidth / moved, 3),
-                             waited(programs["compressed"], compressed)])
+                             _share(waited(programs["compressed"], compressed), compressed.cycles), flash.cycles,
+                             _share(waited(programs["compressed"], flash), flash.cycles)])
     return Section(
         "weights", f"Weights and memory bandwidth ({preset})",
         "Cycles from doorbell to interrupt by the bytes per cycle of external memory, which has 20 cycles of latency; "
         "reads and writes share it. Bytes moved: weights and parameters, inputs, outputs, commands, records; the bound "
-        "is bytes / bandwidth. Waited: cycles in which an engine stood still while weights were transferred.",
+        "is bytes / bandwidth. Waited: share of the cycles in which an engine stood still while weights were "
+        "transferred. Flash: the program with its weights in a second memory of that bandwidth, all else in one of 8 "
+        "bytes per cycle.",
         ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
-         "cycles / bound", "waited"], rows)
+         "cycles / bound", "waited", "cycles, flash", "waited, flash"], rows)
+
+
+def _share(cycles: int, of: int) -> str:
+    return f"{cycles / of:.1%}"
 
 
 def decoder(progress: Callable[[str], None]) -> Section:

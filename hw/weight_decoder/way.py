@@ -118,33 +118,36 @@ class Way(wiring.Component):
 
         # ---- the next state, of which `scaled` is the upper part, shifted as if it would take shift - 1 bits -------
         buffer = Signal(3 * UNIT_BITS)
+        level = Signal(range(3 * UNIT_BITS))  # its bits, with those of a unit that waits
+        unit, waiting = Signal(UNIT_BITS), Signal()
+        available = Signal.like(buffer)
+        m.d.comb += available.eq(buffer | (Mux(waiting, unit, 0) << (level - UNIT_BITS)[:5]))
         high = state[FREQUENCY_BITS:]
         frequency = Cat(symbol.frequency, Const(1, 1))
         scaled = Signal(STATE_BITS + 1)
         ones = Signal(FREQUENCY_BITS)
         decoded = Signal(STATE_BITS)
         fewer = Signal()
-        shift = Signal(4)
         m.d.comb += [
             scaled.eq((frequency << 3) + frequency * high + symbol.offset),
             fewer.eq(scaled[-1]),
             ones.eq((1 << symbol.shift) - 1),
-            decoded.eq(Mux(fewer, scaled | (buffer & (ones >> 1)), (scaled << 1) | (buffer & ones))),
-            shift.eq(symbol.shift - fewer),
+            decoded.eq(Mux(fewer, scaled | (available & (ones >> 1)), (scaled << 1) | (available & ones))),
         ]
         following = Signal(STATE_BITS)
-        used = Signal(STEP_BITS)
-        m.d.comb += [following.eq(state), used.eq(0)]
+        most = Signal(STEP_BITS)  # bits that the step uses, or one more: shifts do not wait for the product
+        one_less = Signal()
+        m.d.comb += following.eq(state)
         with m.If(self.run):
             with m.Switch(step):
                 with m.Case(Step.BITS):
-                    m.d.comb += used.eq(self.bits)
+                    m.d.comb += most.eq(self.bits)
                 with m.Case(Step.STATE):
-                    m.d.comb += [used.eq(STATE_BITS), following.eq(buffer)]
+                    m.d.comb += [most.eq(STATE_BITS), following.eq(available)]
                 with m.Case(Step.ROW_MAP):
-                    m.d.comb += [used.eq(shift), following.eq(decoded)]
+                    m.d.comb += [most.eq(symbol.shift), one_less.eq(fewer), following.eq(decoded)]
                 with m.Case(Step.WEIGHT):
-                    m.d.comb += [used.eq(shift + symbol.extra), following.eq(decoded)]
+                    m.d.comb += [most.eq(symbol.shift + symbol.extra), one_less.eq(fewer), following.eq(decoded)]
                 with m.Case(Step.LAST_WEIGHT):
                     m.d.comb += following.eq(Cat(Const(0, 8), state[8:]))
         m.d.sync += state.eq(following)
@@ -152,27 +155,30 @@ class Way(wiring.Component):
             read.addr.eq(following[1:FREQUENCY_BITS]),
             read.en.eq(~write.en.any()),  # the table is complete before it is read; synthesis sees it from this
         ]
+        shifted_offset = Signal(UNIT_BITS + 1)
+        m.d.comb += shifted_offset.eq((available << 1)[: UNIT_BITS + 1] >> symbol.shift)
         with m.If(self.run):
             m.d.sync += [
                 self.base.eq(Mux(step == Step.LAST_WEIGHT, state, symbol.base)),
                 self.extra.eq(Mux(step == Step.LAST_WEIGHT, 0, symbol.extra)),
-                self.offset.eq(buffer[:UNIT_BITS] >> shift),
+                self.offset.eq(Mux(fewer, shifted_offset, shifted_offset >> 1)),
             ]
 
-        # ---- the stream --------------------------------------------------------------------------------------------
-        level = Signal(range(3 * UNIT_BITS))
-        inserted = Signal.like(buffer)
+        # ---- the stream; a unit joins the bits a cycle after it was taken ------------------------------------------
+        shifted = Signal(3 * UNIT_BITS + 1)
         m.d.comb += [
             self.below_one.eq(level < UNIT_BITS),
             self.below_two.eq(level < 2 * UNIT_BITS),
-            self.next_bits.eq(buffer),
-            self.rest_zero.eq(buffer == 0),
-            inserted.eq(buffer | (Mux(self.insert, self.unit, 0) << level[:5])),
+            self.next_bits.eq(available),
+            self.rest_zero.eq(available == 0),
+            shifted.eq((available << 1) >> most),
         ]
         m.d.sync += [
-            buffer.eq(inserted >> used),
-            level.eq(level + Mux(self.insert, UNIT_BITS, 0) - used),
+            buffer.eq(Mux(one_less, shifted, shifted >> 1)),
+            level.eq(level + Mux(self.insert, UNIT_BITS, 0) - most + one_less),
+            unit.eq(self.unit),
+            waiting.eq(self.insert),
         ]
         with m.If(self.clear):
-            m.d.sync += [buffer.eq(0), level.eq(0)]
+            m.d.sync += [buffer.eq(0), level.eq(0), waiting.eq(0)]
         return m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import numpy as np
@@ -100,8 +101,9 @@ def run(config: Config, memory: OnChip, command_list: list[dict[str, int]]):
     return results
 
 
-def compare(config: Config, seed: int, count: int, *, whole: bool = False) -> None:
-    """`whole`: one bit gates each command, and the words behind its word say the contrary."""
+def compare(config: Config, seed: int, count: int, *, whole: bool = False, chain: bool = False) -> None:
+    """`whole`: one bit gates each command, and the words behind its word say the contrary. `chain`: each command reads
+    what the one before it writes."""
     rng = np.random.default_rng(seed)
     print(f"seed {seed} (replay: LACUNA_SEED={SEED}), {config.name}")
     zero_point = int(rng.integers(-128, 128)) if rng.random() < 0.5 else None  # half the time most activations are it
@@ -114,6 +116,11 @@ def compare(config: Config, seed: int, count: int, *, whole: bool = False) -> No
         values["mask_base"] = number * len(masks) // count
         masks[values["mask_base"] + np.arange(words)] = 0 if number % 2 else (1 << 64) - 1
         masks[values["mask_base"]] = 1 if number % 2 else (1 << 64) - 2
+    for number, (before, values) in enumerate(itertools.pairwise(command_list if chain else [])):
+        if number % 2 == 0:
+            values["output_base"] = config.feature_words // 4  # not where it reads
+        if not values["flags"] & Flag.PACKED:
+            values["input_base"] = before["output_base"]
     order(command_list, config, rng)
     results = run(config, memory, command_list)
     for i, (values, (words, counters, cycles)) in enumerate(zip(command_list, results, strict=True)):
@@ -133,6 +140,11 @@ TINY = Config("tiny", rows=4, lanes=4, pixels_per_row=4, requantise_lanes=2, fet
 @pytest.mark.parametrize("number", range(6))
 def test_random_commands_match_the_golden_model(number: int) -> None:
     compare(TINY, SEED * 1000 + number, 6)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_command_reads_what_the_one_before_it_writes(number: int) -> None:
+    compare(TINY, SEED * 1000 + 200 + number, 8, chain=True)
 
 
 def test_one_bit_gates_whole_commands() -> None:

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from hw.contract.config import preset
 from sim.golden.numerics import multiply_by_quantized_multiplier
 from sw_driver.compiler import compile_model
 from sw_driver.compiler.activation_tables import activation_table
@@ -75,16 +76,18 @@ def test_mul():
 
 
 def test_a_table_stays_while_weights_stream_past():
-    """The layer's weights are more than the weight store of nano holds: they come in several commands."""
+    """The layer's weights are several times what the weight store of nano holds: they come in several commands and take
+    the table's place."""
     rng = np.random.default_rng(0)
     builder = TfliteBuilder()
-    x = builder.add_input("x", (1, 6, 6, 48), scale=0.05, zero_point=-3)
-    weights = rng.integers(-60, 60, (1, 7, 7, 48)).astype(np.int8)
+    x = builder.add_input("x", (1, 6, 6, 160), scale=0.05, zero_point=-3)
+    weights = rng.integers(-60, 60, (1, 7, 7, 160)).astype(np.int8)
     y = builder.add_depthwise_conv_2d(x, weights, None, 0.01, scale=0.05, zero_point=-3)
     builder.add_output(builder.add_logistic(y))
     model = builder.to_bytes()
     program = compile_model(model, "nano")
-    assert [(layer.op, len(layer.commands)) for layer in program.layers] == [("DEPTHWISE_CONV_2D+LOGISTIC", 2)]
-    inputs = {"x": rng.integers(-128, 128, (1, 6, 6, 48)).astype(np.int8)}
+    assert [layer.op for layer in program.layers] == ["DEPTHWISE_CONV_2D+LOGISTIC"]
+    assert program.report["weights"][0]["store_bytes"] > 2 * preset("nano").weight_bytes
+    inputs = {"x": rng.integers(-128, 128, (1, 6, 6, 160)).astype(np.int8)}
     with open_device("golden", "nano") as device:
         np.testing.assert_array_equal(device.run(program, inputs).output, run_oracle(model, inputs)[0])
