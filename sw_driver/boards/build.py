@@ -58,7 +58,9 @@ synth_ice40 -device u -dsp -top {TOP} -run map_cells: -json {TOP}.json
 }
 
 _PLACE_AND_ROUTE: dict[str, tuple[Tool, tuple[str, ...]]] = {
-    "ecp5": (NEXTPNR_ECP5, ("--lpf", f"{TOP}.lpf", "--textcfg", f"{TOP}.config")),
+    # router1, the default, takes hours where most of the FPGA is used.
+    "ecp5": (NEXTPNR_ECP5, ("--router", "router2", "--lpf", f"{TOP}.lpf", "--textcfg",
+                             f"{TOP}.config")),
     "ice40": (NEXTPNR_ICE40, ("--pcf", f"{TOP}.pcf", "--asc", f"{TOP}.asc")),
 }
 

@@ -6,9 +6,11 @@ import importlib.util
 from typing import Any
 
 import pytest
+from amaranth import ClockDomain, Module, Signal
+from amaranth.lib import io
 
 from hw.boards.catalogue import BOARDS, Board
-from hw.boards.clocking import TOLERANCE, ClockError, dividers_of, ecp5_dividers, ice40_dividers
+from hw.boards.clocking import TOLERANCE, ClockError, Clocking, dividers_of, ecp5_dividers, ice40_dividers
 from hw.boards.platform_top import design_files, platform_of
 from hw.bridge.uart import divisor_of
 from hw.bus.axi import PAGE_BYTES
@@ -81,4 +83,22 @@ def test_designs_for_place_and_route(name: str) -> None:
     for pin in ("uart_0__rx__io", "uart_0__tx__io", "led_0__io", "led_1__io"):
         assert pin in constraints
     assert "module \\board.top.device.conv" in files["board.il"]
-    assert ("EHXPLLL" if BOARDS[name].family == "ecp5" else "SB_PLL40_PAD") in files["board.il"]
+    assert ("SB_PLL40_PAD" in files["board.il"]) == (name == "icebreaker")
+
+
+@needs_boards
+def test_clock_from_an_ecp5_pll() -> None:
+    """The PLL's instance, and the constraint on what it makes."""
+    m = Module()
+    m.domains.sync = ClockDomain("sync")
+    platform: Any = platform_of(BOARDS["ulx3s-85f"])
+    m.submodules.clocking = Clocking("ecp5", 25_000_000, ecp5_dividers(25e6, 80e6),
+                                     platform.request("clk25", 0, dir="-"))
+    count = Signal(8)
+    m.d.sync += count.eq(count + 1)
+    led = platform.request("led", 0, dir="-")
+    m.submodules.led = out = io.Buffer("o", led)
+    m.d.comb += out.o.eq(count[-1])
+    files = platform.prepare(m, "board").files
+    assert "EHXPLLL" in str(files["board.il"])
+    assert "80000000.0 HZ" in str(files["board.lpf"])
