@@ -54,7 +54,8 @@ def integration_page(config: Config, ports: Sequence[VerilogPort], memories: Seq
 (CONTROL) ends every burst that was begun.
 - External memory: AXI4 with {config.axi_data_bits} data bits and {config.axi_address_bits} address bits, INCR bursts \
 of up to {config.burst_beats} beats that end at multiples of their longest length and so cross no 4 KiB boundary, up \
-to {config.reads_outstanding} read bursts under way, IDs of one bit that are always 0. Writes come only as whole words. The memory must be coherent with what the host \
+to {config.reads_outstanding} read bursts under way, IDs of one bit that are always 0. Writes come only \
+as whole words. The memory must be coherent with what the host \
 wrote before it rings the doorbell.
 - Registers: {ADDRESS_BYTES} bytes of address space, see `registers.md`, `registers.rdl`, `lacuna_registers.h`.
 - The device accesses nothing outside the {len(Window)} address windows that software sets; after reset all are closed.
