@@ -7,7 +7,8 @@ PINS := pyproject.toml requirements.lock .ci/environment
 
 export PYTHON
 
-.PHONY: help demo test bench bench-weights fuzz lint lint-verilog area boards mutants docs lock clean distclean
+.PHONY: help demo test bench bench-weights fuzz lint lint-verilog formal faults area boards mutants docs lock clean \
+	distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,9 +17,10 @@ help:
 	@echo 'make bench      measure what the README states'
 	@echo 'make bench-weights  of that: compressed weights, beside another codec'
 	@echo 'make lint       ruff and pyright;  make lint-verilog: Verilator and Yosys on every preset'
+	@echo 'make formal     prove the rules of the bus;  make faults: 200 faults on a simulated board'"'"'s serial line'
 	@echo 'make area       LUTs, flip-flops, memories and multipliers by block'
-	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
 	@echo 'make fuzz       new random cases by the thousand'
+	@echo 'make boards     bitstreams and docs/boards.md; hours.  Some: make boards BOARDS="NAME ..."'
 	@echo 'make mutants    break the sources on purpose and see that a test notices'
 	@echo 'make docs       write the generated pages of docs/ anew'
 	@echo 'make clean      remove built simulators and caches;  make distclean: and .venv'
@@ -65,6 +67,14 @@ lint: $(VENV)/.installed-dev
 lint-verilog: $(VENV)/.installed-synthesis
 	@$(BIN)/python -m testbench.lint
 
+# Rules of the AXI ports: k-induction and bounded model checking. Some minutes.
+formal: $(VENV)/.installed-formal
+	@$(BIN)/python -m testbench.formal
+
+# The shipped model and a small one over a simulated board's serial line. Some minutes.
+faults: $(VENV)/.installed-test
+	@LACUNA_LINE_FAULTS=200 $(BIN)/python -m pytest -s -k faults tests/rtl/test_board_line.py
+
 area: $(VENV)/.installed-synthesis
 	@$(BIN)/python -m benchmarks.area
 
@@ -78,7 +88,7 @@ boards: $(VENV)/.installed-boards
 	@$(BIN)/python docs/generate.py
 
 # Breaks the sources in a copy, one deliberate mistake at a time; a test must notice each. About an hour.
-mutants: $(VENV)/.installed-test
+mutants: $(VENV)/.installed-test $(VENV)/.installed-formal
 	@$(BIN)/python tests/mutations/run.py
 
 docs: $(VENV)/.installed

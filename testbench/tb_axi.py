@@ -1,182 +1,26 @@
 """The AXI ports judged by cocotbext-axi: programs of loads and stores on a top without compute engines.
 
-`tests/hw/test_axi_judge.py` builds the design and runs this. The judge checks bursts (4 KB rule, WLAST, IDs) and
-answers with random latency and back-pressure; here stability of the channels, data and errors are checked.
+`tests/hw/test_axi_judge.py` builds the design and runs this; the judge and what it looks at is in
+testbench/axi_judge.py. Everything happens at random moments under random latency and back-pressure.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
-import os
 import random
 
 import cocotb
-from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave, MemoryRegion
+from cocotbext.axi import AxiResp
 
-from hw.contract.commands import MAGIC, RECORD_BYTES, Opcode, decode_records, encode
-from hw.contract.config import FORMAT_VERSION, preset
-from hw.contract.registers import ADDRESS_BYTES, ID, REGISTERS, Access, Control, Error, Permission, Status, Window
+from hw.contract.commands import RECORD_BYTES, Opcode
+from hw.contract.registers import ADDRESS_BYTES, ID, REGISTERS, Access, Control, Error, Status, Window
+from testbench.axi_judge import BASE, BEAT, CONFIG, PART, Bench
 
-CONFIG = preset(os.environ.get("LACUNA_PRESET", "small"))
-SEED = int(os.environ.get("LACUNA_SEED", "1"))
+ERRORS = (AxiResp.SLVERR, AxiResp.DECERR)
 
-PART = 1 << 14  # bytes of each window; they lie one after the other, off page boundaries
-BASE = {Window.IMAGE: 0x0_0040, Window.INPUT: 0x1_0FF8, Window.OUTPUT: 0x2_0008, Window.RECORD: 0x3_0FE8}
-
-
-class ExternalMemory(MemoryRegion):
-    """Memory with random latency that refuses addresses in `bad`."""
-
-    def __init__(self, clock, size: int):
-        super().__init__(size)
-        self.clock = clock
-        self.bad: list[range] = []
-        self.slow = 0.0  # probability that an access takes its time
-
-    async def _dawdle(self, address: int) -> None:
-        if random.random() < self.slow:
-            await ClockCycles(self.clock, random.randrange(1, 60))
-        if any(address in bad for bad in self.bad):
-            raise ValueError(f"there is no memory at {address:#x}")
-
-    async def _read(self, address, length, **kwargs):
-        await self._dawdle(address)
-        return self.mem[address : address + length]
-
-    async def _write(self, address, data, **kwargs):
-        await self._dawdle(address)
-        self.mem[address : address + len(data)] = bytes(data)
-
-
-class StabilityMonitor:
-    """Asserts that a channel's payload stays as it is from `valid` until `ready`."""
-
-    def __init__(self, dut, prefix: str, channel: str, payload: tuple[str, ...]):
-        self.name = f"{prefix}_{channel}"
-        self.clock = dut.clk
-        self.valid = getattr(dut, f"{self.name}valid")
-        self.ready = getattr(dut, f"{self.name}ready")
-        self.payload = [getattr(dut, f"{self.name}{name}") for name in payload]
-        self.transfers = 0
-        cocotb.start_soon(self._run())
-
-    async def _run(self) -> None:
-        offered = None
-        while True:
-            await RisingEdge(self.clock)
-            now = tuple(int(signal.value) for signal in self.payload) if self.valid.value == 1 else None
-            if offered is not None:
-                assert now == offered, f"{self.name}: {offered} became {now} before it was taken"
-            taken = now is not None and self.ready.value == 1
-            self.transfers += taken
-            offered = None if taken else now
-
-
-class Bench:
-    """Clock, reset, judge and a small driver."""
-
-    def __init__(self, dut):
-        self.dut = dut
-        logging.getLogger("cocotb").setLevel(logging.WARNING)
-        random.seed(SEED)
-        dut._log.warning("LACUNA_SEED=%d", SEED)
-        cocotb.start_soon(Clock(dut.clk, 10, unit="ns").start())
-        self.memory = ExternalMemory(dut.clk, 1 << 18)
-        self.slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.clk, dut.rst, target=self.memory)
-        self.host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
-        address = ("addr", "len", "size", "burst", "id", "cache", "prot", "lock", "qos")
-        self.monitors = [StabilityMonitor(dut, "m_axi", "ar", address), StabilityMonitor(dut, "m_axi", "aw", address),
-                         StabilityMonitor(dut, "m_axi", "w", ("data", "strb", "last")),
-                         StabilityMonitor(dut, "s_axil", "b", ("resp",)),
-                         StabilityMonitor(dut, "s_axil", "r", ("data", "resp"))]
-
-    def back_pressure(self, probability: float) -> None:
-        """Pause every channel of both ports in that share of the cycles, and let the memory take its time."""
-        def pauses():
-            return (random.random() < probability for _ in itertools.count())
-
-        for port in (self.slave, self.host):
-            for side, channels in (("write_if", ("aw", "w", "b")), ("read_if", ("ar", "r"))):
-                for channel in channels:
-                    getattr(getattr(port, side), f"{channel}_channel").set_pause_generator(pauses())
-        self.memory.slow = probability / 10
-
-    async def reset(self) -> None:
-        """Hardware reset, then windows, interrupt and watchdog."""
-        self.dut.rst.value = 1
-        await ClockCycles(self.dut.clk, 4)
-        self.dut.rst.value = 0
-        await ClockCycles(self.dut.clk, 2)
-        for window, base in BASE.items():
-            writes = window in (Window.OUTPUT, Window.RECORD)
-            await self.put(f"WINDOW{window}_BASE", base)
-            await self.put(f"WINDOW{window}_SIZE", PART)
-            await self.put(f"WINDOW{window}_PERMISSION", Permission.WRITE if writes else Permission.READ)
-        await self.put("INTERRUPT_ENABLE", 1)
-        await self.put("WATCHDOG", 5000)
-
-    async def get(self, name: str) -> int:
-        answer = await self.host.read(REGISTERS[name].address, 4)
-        assert answer.resp == AxiResp.OKAY
-        return int.from_bytes(answer.data, "little")
-
-    async def put(self, name: str, value: int) -> None:
-        answer = await self.host.write(REGISTERS[name].address, int(value).to_bytes(4, "little"))
-        assert answer.resp == AxiResp.OKAY
-
-    def window(self, window: Window) -> slice:
-        return slice(BASE[window], BASE[window] + PART)
-
-    def put_program(self, commands) -> None:
-        """A program at offset 0 of window IMAGE."""
-        begin = {"magic": MAGIC, "format_version": FORMAT_VERSION, "config_hash": CONFIG.hash,
-                 "command_count": len(commands) + 2}
-        code = encode(Opcode.BEGIN, begin) + b"".join(encode(*command) for command in commands) + encode(Opcode.END, {})
-        self.memory[BASE[Window.IMAGE] : BASE[Window.IMAGE] + len(code)] = code
-
-    async def run(self) -> int:
-        """Ring the doorbell and wait for the interrupt; STATUS."""
-        await self.put("CONTROL", Control.START)
-        await ClockCycles(self.dut.clk, 2)
-        if self.dut.irq.value == 0:
-            await RisingEdge(self.dut.irq)
-        return await self.get("STATUS")
-
-    def fill(self) -> None:
-        """Random inputs, blank outputs and records."""
-        self.memory[self.window(Window.INPUT)] = random.randbytes(PART)
-        self.memory[self.window(Window.OUTPUT)] = bytes(PART)
-        self.memory[self.window(Window.RECORD)] = bytes(PART)
-
-    async def copy(self, count: int) -> None:
-        """A program of `count` loads, each followed by a store; all data and all records must be right."""
-        self.fill()
-        unit = max(CONFIG.lanes, 8)
-        commands, expected = [], bytearray(PART)
-        for i in range(count):
-            length = unit * random.randrange(1, 1 + 1600 // unit)
-            source = random.choice([PART - length, 8 * random.randrange((PART - length) // 8 + 1)])
-            target = random.choice([PART - length, 8 * random.randrange((PART - length) // 8 + 1)])
-            address = random.randrange(CONFIG.feature_words)
-            common = {"length": length, "address": address}
-            # One store at a time reads what the load before it has brought, and frees it for the next load.
-            commands.append((Opcode.LOAD, {"window": Window.INPUT, "offset": source, "signal": 0b10,
-                                           "wait_store": int(i > 0), **common}))
-            commands.append((Opcode.STORE, {"window": Window.OUTPUT, "offset": target, "signal": 0b01,
-                                            "wait_load": 1, **common}))
-            at = BASE[Window.INPUT] + source
-            expected[target : target + length] = self.memory[at : at + length]
-        self.put_program(commands)
-        assert await self.run() == Status.DONE | Status.INTERRUPT
-        assert bytes(self.memory[self.window(Window.OUTPUT)]) == bytes(expected)
-        records = self.memory[BASE[Window.RECORD] : BASE[Window.RECORD] + RECORD_BYTES * len(commands)]
-        for i, record in enumerate(decode_records(bytes(records))):
-            assert (record["command"], record["opcode"]) == (i + 1, commands[i][0])
-            assert record["beats"] == commands[i][1]["length"] // 8
-        assert await self.get("COMPLETED") == len(commands)
+#: Long transfers in both directions at once.
+LOAD = (Opcode.LOAD, {"window": Window.INPUT, "length": 8192})
+STORE = (Opcode.STORE, {"window": Window.OUTPUT, "length": 8192})
 
 
 @cocotb.test(timeout_time=3, timeout_unit="ms")
@@ -198,46 +42,147 @@ async def slow_bus(dut):
     assert all(monitor.transfers for monitor in bench.monitors)
 
 
-@cocotb.test(timeout_time=3, timeout_unit="ms")
+@cocotb.test(timeout_time=9, timeout_unit="ms")
 async def bus_errors(dut):
-    """An error answer anywhere stops the program with its code; the next program works."""
+    """SLVERR or DECERR on one beat stops the program with its code; the next program works.
+
+    First, last and a random beat of a transfer of several bursts, in every window.
+    """
     bench = Bench(dut)
     await bench.reset()
-    bench.back_pressure(0.3)
-    command = {"length": 1600, "address": 0}
-    load = (Opcode.LOAD, {"window": Window.INPUT, **command})
-    store = (Opcode.STORE, {"window": Window.OUTPUT, **command})
-    for commands, window, at, code, index in (
-            ([load, load], Window.INPUT, 800, Error.BUS_READ, 1),
-            ([load, store], Window.OUTPUT, 1592, Error.BUS_WRITE, 2),
-            ([load] * 12, Window.IMAGE, 9 * 128, Error.BUS_READ, 9),
-            ([load, load], Window.RECORD, RECORD_BYTES, Error.BUS_WRITE, 2)):
+    length = 1600
+    load = (Opcode.LOAD, {"window": Window.INPUT, "length": length})
+    store = (Opcode.STORE, {"window": Window.OUTPUT, "length": length})
+    cases = [(window, place, error) for window in Window for place in ("first", "random", "last") for error in ERRORS]
+    for window, place, error in cases:
+        bench.back_pressure(random.choice([0.0, 0.1, 0.3]))
+        reads = window in (Window.IMAGE, Window.INPUT)
+        # Where the accesses are, and which command it is that makes them.
+        commands, start, size, index, code = {
+            Window.IMAGE: ([load] * 12, 9 * 128, 128, 9, Error.BUS_READ),
+            Window.INPUT: ([load, load], 0, length, 1, Error.BUS_READ),
+            Window.OUTPUT: ([load, store], 0, length, 2, Error.BUS_WRITE),
+            Window.RECORD: ([load, load], RECORD_BYTES, RECORD_BYTES, 2, Error.BUS_WRITE),
+        }[window]
+        beat = {"first": 0, "last": size // BEAT - 1, "random": random.randrange(size // BEAT)}[place]
+        at = BASE[window] + start + BEAT * beat
         bench.put_program(commands)
-        bench.memory.bad = [range(BASE[window] + at, BASE[window] + at + 8)]
+        (bench.memory.bad_reads if reads else bench.memory.bad_writes)[at] = error
         assert await bench.run() == Status.ERROR | Status.INTERRUPT
-        assert await bench.get("ERROR_CODE") == code
-        assert await bench.get("ERROR_COMMAND") == index
-        bench.memory.bad = []
-        await bench.copy(2)
+        case = f"{window.name}, {place} beat, {error.name}"
+        assert (await bench.get("ERROR_CODE"), await bench.get("ERROR_COMMAND")) == (code, index), case
+        address = await bench.get("ERROR_ADDRESS")
+        if reads:
+            assert address == at, case
+        else:  # an answer is about a whole burst
+            assert address <= at < address + BEAT * CONFIG.burst_beats, case
+        bench.memory.bad_reads.clear()
+        bench.memory.bad_writes.clear()
+        await bench.copy(1)
 
 
-@cocotb.test(timeout_time=3, timeout_unit="ms")
-async def soft_reset_in_mid_burst(dut):
-    """The judge sees every burst end in good order."""
+@cocotb.test(timeout_time=9, timeout_unit="ms")
+async def many_bus_errors(dut):
+    """Reads and writes fail at once, many times: the first error counts, every burst ends, the next program works."""
     bench = Bench(dut)
     await bench.reset()
-    bench.back_pressure(0.3)
-    for _ in range(6):
+    seen = set()
+    for _ in range(10):
+        bench.back_pressure(random.choice([0.0, 0.2, 0.5]))
+        for bad, window in ((bench.memory.bad_reads, Window.INPUT), (bench.memory.bad_writes, Window.OUTPUT)):
+            share = random.choice([0.005, 0.05, 1.0])
+            bad.update({BASE[window] + at: random.choice(ERRORS) for at in range(0, 8192, BEAT)
+                        if random.random() < share})
+        bench.put_program([LOAD, STORE])
+        assert await bench.run() == Status.ERROR | Status.INTERRUPT
+        code, command = await bench.get("ERROR_CODE"), await bench.get("ERROR_COMMAND")
+        address = await bench.get("ERROR_ADDRESS")
+        assert (code, command) in ((Error.BUS_READ, 1), (Error.BUS_WRITE, 2))
+        if code == Error.BUS_READ:
+            assert address == min(bench.memory.bad_reads)
+        else:
+            assert address <= min(bench.memory.bad_writes) < address + BEAT * CONFIG.burst_beats
+        seen.add(code)
+        bench.memory.bad_reads.clear()
+        bench.memory.bad_writes.clear()
+        await bench.copy(1)
+    assert len(seen) == 2
+
+
+async def until_under_way(bench: Bench, reads: bool, writes: bool) -> None:
+    """Wait for the middle of a burst, of which half the beats may have passed."""
+    ledger = bench.ledger
+    while (reads and not ledger.reads) or (writes and not ledger.answers):
+        await RisingEdge(bench.dut.clk)
+    await ClockCycles(bench.dut.clk, random.randrange(1, 30))
+
+
+@cocotb.test(timeout_time=9, timeout_unit="ms")
+async def soft_reset_in_mid_burst(dut):
+    """The device makes no new bursts, and is busy until those that it began have ended, errors among them or not."""
+    bench = Bench(dut)
+    await bench.reset()
+    open_reads = open_writes = 0
+    for number in range(12):
+        bench.back_pressure(random.choice([0.0, 0.3, 0.7]))
         bench.fill()
-        bench.put_program([(Opcode.LOAD, {"window": Window.INPUT, "length": 8192}),
-                           (Opcode.STORE, {"window": Window.OUTPUT, "length": 8192})])
+        bench.put_program([LOAD, STORE])
+        if number % 3 == 0:
+            bench.memory.bad_reads.update(dict.fromkeys(range(BASE[Window.INPUT] + 1024, BASE[Window.RECORD], BEAT),
+                                                        random.choice(ERRORS)))
         await bench.put("CONTROL", Control.START)
-        await ClockCycles(dut.clk, random.randrange(400))
+        if number < 4:
+            await ClockCycles(dut.clk, random.randrange(400))
+        else:
+            await until_under_way(bench, reads=number % 4 != 0, writes=number % 4 != 1)
+        ledger = bench.ledger
         await bench.put("CONTROL", Control.SOFT_RESET)
+        open_reads += bool(ledger.reads)
+        open_writes += bool(ledger.answers)
+        before = ledger.read_bursts, ledger.write_bursts
         while await bench.get("STATUS") & Status.BUSY:
             pass
-        assert await bench.get("STATUS") == 0
+        assert ledger.settled, "idle, but transactions have not ended"
+        # What was offered must stay offered; no more than that may follow.
+        assert ledger.read_bursts <= before[0] + 1
+        assert ledger.write_bursts <= before[1] + 1
+        assert await bench.get("STATUS") == await bench.get("ERROR_CODE") == 0
+        bench.memory.bad_reads.clear()
         await bench.copy(2)
+    assert open_reads > 2 and open_writes > 2, "no reset came in the middle of a burst"
+
+
+@cocotb.test(timeout_time=9, timeout_unit="ms")
+async def hardware_reset_in_mid_burst(dut):
+    """All of the bus is reset while bursts and register accesses are under way: nothing of them is left."""
+    bench = Bench(dut)
+    await bench.reset()
+    open_reads = open_writes = 0
+    for number in range(12):
+        bench.back_pressure(random.choice([0.0, 0.3, 0.7]))
+        bench.fill()
+        bench.put_program([LOAD, STORE])
+        await bench.put("CONTROL", Control.START)
+        if number < 4:
+            await ClockCycles(dut.clk, random.randrange(400))
+        else:
+            await until_under_way(bench, reads=number % 4 != 0, writes=number % 4 != 1)
+        cocotb.start_soon(bench.host.read(REGISTERS["STATUS"].address, 4))
+        cocotb.start_soon(bench.host.write(REGISTERS["WATCHDOG"].address, bytes(4)))
+        await ClockCycles(dut.clk, random.randrange(8))
+        open_reads += bool(bench.ledger.reads)
+        open_writes += bool(bench.ledger.answers)
+        dut.rst.value = 1
+        await ClockCycles(dut.clk, random.randrange(1, 5))
+        dut.rst.value = 0
+        before = bench.ledger.read_bursts, bench.ledger.write_bursts
+        await ClockCycles(dut.clk, 40)
+        assert (bench.ledger.read_bursts, bench.ledger.write_bursts) == before, "a burst of before the reset"
+        assert await bench.get("STATUS") == await bench.get("CYCLES") == 0
+        assert await bench.get("WATCHDOG") == REGISTERS["WATCHDOG"].reset
+        await bench.reset(cycles=1)
+        await bench.copy(2)
+    assert open_reads > 2 and open_writes > 2, "no reset came in the middle of a burst"
 
 
 @cocotb.test(timeout_time=3, timeout_unit="ms")
@@ -264,3 +209,49 @@ async def registers(dut):
         value[at : at + len(new)] = new
         assert (await bench.host.write(address + at, new)).resp == AxiResp.OKAY
         assert await bench.get("WATCHDOG") == int.from_bytes(value, "little")
+
+
+@cocotb.test(timeout_time=3, timeout_unit="ms")
+async def registers_at_once(dut):
+    """Reads and writes that do not wait for each other, good ones and bad ones mixed: each gets its own answer."""
+    bench = Bench(dut)
+    await bench.reset()
+    offsets = [REGISTERS[f"WINDOW{i}_BASE"].address for i in range(4)]
+    for probability in (0.0, 0.3, 0.7):
+        bench.back_pressure(probability)
+        values = {}
+        writes, reads = [], []
+        for _ in range(20):
+            address = random.choice([*offsets, REGISTERS["STATUS"].address, ADDRESS_BYTES - 4])
+            value = 8 * random.randrange(1 << 20)
+            writes.append((address, cocotb.start_soon(bench.host.write(address, value.to_bytes(4, "little")))))
+            if address in offsets:
+                values[address] = value
+            address = random.choice([REGISTERS["ID"].address, REGISTERS["CONTROL"].address, ADDRESS_BYTES - 4])
+            reads.append((address, cocotb.start_soon(bench.host.read(address, 4))))
+        for address, task in writes:
+            assert (await task).resp == (AxiResp.OKAY if address in offsets else AxiResp.SLVERR)
+        for address, task in reads:
+            answer = await task
+            good = address == REGISTERS["ID"].address
+            assert answer.resp == (AxiResp.OKAY if good else AxiResp.SLVERR)
+            assert int.from_bytes(answer.data, "little") == (ID if good else 0)
+        for address, value in values.items():
+            answer = await bench.host.read(address, 4)
+            assert int.from_bytes(answer.data, "little") == value
+
+
+@cocotb.test(timeout_time=3, timeout_unit="ms")
+async def whole_window(dut):
+    """A transfer of all of a window, from its first byte to its last: bursts end at every page."""
+    bench = Bench(dut)
+    await bench.reset()
+    bench.back_pressure(0.1)
+    bench.fill()
+    size = min(PART, CONFIG.feature_bytes)
+    offset = PART - size
+    bench.put_program([(Opcode.LOAD, {"window": Window.INPUT, "offset": offset, "length": size, "signal": 0b10}),
+                       (Opcode.STORE, {"window": Window.OUTPUT, "offset": offset, "length": size, "wait_load": 1})])
+    assert await bench.run() == Status.DONE | Status.INTERRUPT
+    source, target = BASE[Window.INPUT] + offset, BASE[Window.OUTPUT] + offset
+    assert bench.memory[target : target + size] == bench.memory[source : source + size]

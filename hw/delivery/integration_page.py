@@ -50,9 +50,12 @@ def integration_page(config: Config, ports: Sequence[VerilogPort], memories: Seq
         "## What it asks of its surroundings",
         f"""\
 - Everything is synchronous to `{CLOCK}`. `{RESET}` must be high for at least one rising edge after power-up.
+- `{RESET}` forgets bursts that are under way: it must also reset what the AXI4 port is connected to. A soft reset \
+(CONTROL) ends every burst that was begun.
 - External memory: AXI4 with {config.axi_data_bits} data bits and {config.axi_address_bits} address bits, INCR bursts \
-of up to {config.burst_beats} beats that cross no 4 KiB boundary, up to {config.reads_outstanding} read bursts under \
-way, IDs of one bit that are always 0. Writes come only as whole words. The memory must be coherent with what the host \
+of up to {config.burst_beats} beats that end at multiples of their longest length and so cross no 4 KiB boundary, up \
+to {config.reads_outstanding} read bursts under way, IDs of one bit that are always 0. Writes come only \
+as whole words. The memory must be coherent with what the host \
 wrote before it rings the doorbell.
 - Registers: {ADDRESS_BYTES} bytes of address space, see `registers.md`, `registers.rdl`, `lacuna_registers.h`.
 - The device accesses nothing outside the {len(Window)} address windows that software sets; after reset all are closed.

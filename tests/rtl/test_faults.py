@@ -440,6 +440,26 @@ def test_soft_reset_in_the_middle_of_a_run(rtl_host: Host, rtl: RtlLink, good: G
         good.check(rtl_host)
 
 
+def test_hardware_reset_in_the_middle_of_a_run(rtl_host: Host, rtl: RtlLink, good: GoodProgram) -> None:
+    """Of device and bus, while every engine works: registers are as after power-up, and the next program is exact."""
+    rng = np.random.default_rng(SEED + 3)
+    print(f"LACUNA_SEED={SEED}")
+    long: list[Command] = [(Opcode.LOAD, {**LOAD, "length": INPUT_BYTES}), (Opcode.CONV, CONV), (Opcode.ADD, ADD),
+                           (Opcode.STORE, {**STORE, "length": PLACES[Window.OUTPUT][1]})]
+    for _ in range(15):
+        rtl.configure(stall_seed=int(rng.integers(0, 1000)), latency=int(rng.choice([2, 20, 100])))
+        rtl_host.place(image_of(CONFIG, long))
+        rtl_host.start()
+        with pytest.raises(InterruptTimeout):
+            rtl.wait_interrupt(int(rng.integers(1, 600)))
+        rtl.reset()
+        for name in ("STATUS", "CYCLES", "COMPLETED", "ERROR_CODE", "INTERRUPT_ENABLE", "WATCHDOG"):
+            assert rtl_host.read(name) == REGISTERS[name].reset
+        assert all(rtl_host.read(f"WINDOW{i}_PERMISSION") == 0 for i in Window)
+        assert all(rtl_host.read(f"{engine.name}_COMMAND") == IDLE for engine in Engine)
+        good.check(rtl_host)
+
+
 def test_doorbell_while_busy(rtl_host: Host, rtl: RtlLink, good: GoodProgram) -> None:
     good.check(rtl_host)
     cycles = rtl_host.read("CYCLES")
