@@ -68,8 +68,18 @@ class BlockMemory(wiring.Component):
         m.submodules.memory = self.memory
         read = self.memory.read_port()
         write = self.memory.write_port(granularity=8)
-        bridge_entry, bridge_inside = self._place(m, request.payload.address, "bridge")
+
+        # The bridge's request, held for a cycle or more: its address comes from an adder.
+        entry, inside = self._place(m, request.payload.address, "bridge")
+        asked = Signal()
+        ask = Signal(data.StructLayout({"entry": entry.shape(), "inside": 1, "write": 1, "data": 8 * WORD_BYTES}))
         bridge_writes = Signal()
+        m.d.comb += request.ready.eq(~asked)
+        with m.If(request.valid & request.ready):
+            m.d.sync += [
+                asked.eq(1), ask.entry.eq(entry), ask.inside.eq(inside), ask.write.eq(request.payload.write),
+                ask.data.eq(request.payload.data),
+            ]
 
         # ---- reads: a burst is a place in the memory and the beats that are left ---------------------------
         read_entry, read_inside = self._place(m, bus.araddr, "read")
@@ -96,8 +106,7 @@ class BlockMemory(wiring.Component):
         m.d.comb += [
             advance_out.eq(~out_valid | out.bridge | bus.rready),
             advance.eq(~looked_up_valid | advance_out),
-            request.ready.eq(advance),
-            take_beat.eq(reading & advance & ~request.valid),
+            take_beat.eq(reading & advance & ~asked),
             read.en.eq(advance),
             read.addr.eq(burst_read.entry),
             bus.rvalid.eq(out_valid & ~out.bridge),
@@ -110,12 +119,12 @@ class BlockMemory(wiring.Component):
         ]
         with m.If(out.failed):
             m.d.comb += bus.rresp.eq(Response.DECERR)
-        with m.If(request.valid):
-            m.d.comb += read.addr.eq(bridge_entry)
+        with m.If(asked):
+            m.d.comb += read.addr.eq(ask.entry)
         with m.If(advance):
-            m.d.sync += looked_up_valid.eq(reading | request.valid)
-            with m.If(request.valid):
-                m.d.sync += [looked_up.bridge.eq(1), looked_up.failed.eq(~bridge_inside)]
+            m.d.sync += looked_up_valid.eq(reading | asked)
+            with m.If(asked):
+                m.d.sync += [asked.eq(0), looked_up.bridge.eq(1), looked_up.failed.eq(~ask.inside)]
             with m.Else():
                 m.d.sync += [
                     looked_up.bridge.eq(0), looked_up.failed.eq(~burst_read.inside),
@@ -130,7 +139,7 @@ class BlockMemory(wiring.Component):
         burst_write = Signal(burst)
         m.d.comb += [
             bus.awready.eq(~writing & ~bus.bvalid),
-            bridge_writes.eq(request.valid & request.ready & request.payload.write & bridge_inside),
+            bridge_writes.eq(asked & advance & ask.write & ask.inside),
             bus.wready.eq(writing & ~bridge_writes),
         ]
         with m.If(bus.awvalid & bus.awready):
@@ -141,7 +150,7 @@ class BlockMemory(wiring.Component):
         with m.If(bus.bvalid & bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(bridge_writes):
-            m.d.comb += [write.addr.eq(bridge_entry), write.data.eq(request.payload.data), write.en.eq(~0)]
+            m.d.comb += [write.addr.eq(ask.entry), write.data.eq(ask.data), write.en.eq(~0)]
         with m.Else():
             m.d.comb += [write.addr.eq(burst_write.entry), write.data.eq(bus.wdata)]
             with m.If(bus.wvalid & writing & burst_write.inside):
