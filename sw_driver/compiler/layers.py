@@ -268,12 +268,14 @@ class CopyLayer(Layer):
         return None if mask.grain is Grain.BLOCK else super().demand(operand, mask)
 
     def rows(self, operand: Operand, first: int, end: int) -> tuple[int, int]:
-        read = [0]
+        read = []
         for piece in self.pieces:
-            low, high = piece.rows(first, end)
-            if piece.input is operand and piece.fill is None and high > low:
-                read += [piece.start[0] + piece.stride[0] * i for i in (low, high - 1)]
-        read = read[1:] or read
+            if piece.input is operand and piece.fill is not None:
+                read.append(0)  # the word that stands for the value is read, if only to be overruled
+            elif piece.input is operand:
+                low, high = piece.rows(first, end)
+                read += [piece.start[0] + piece.stride[0] * i for i in (low, high - 1) if high > low]
+        read = read or [0]
         return min(read), max(read) + 1
 
 
