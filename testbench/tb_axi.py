@@ -117,6 +117,18 @@ async def until_under_way(bench: Bench, reads: bool, writes: bool) -> None:
     await ClockCycles(bench.dut.clk, random.randrange(1, 30))
 
 
+async def until_somewhere_in_a_run(bench: Bench, number: int) -> None:
+    """Start a program, of random back-pressure, and wait: anywhere in its first rounds, then within bursts."""
+    bench.back_pressure(random.choice([0.0, 0.3, 0.7]))
+    bench.fill()
+    bench.put_program([LOAD, STORE])
+    await bench.put("CONTROL", Control.START)
+    if number < 4:
+        await ClockCycles(bench.dut.clk, random.randrange(400))
+    else:
+        await until_under_way(bench, reads=number % 4 != 0, writes=number % 4 != 1)
+
+
 @cocotb.test(timeout_time=9, timeout_unit="ms")
 async def soft_reset_in_mid_burst(dut):
     """The device makes no new bursts, and is busy until those that it began have ended, errors among them or not."""
@@ -124,17 +136,10 @@ async def soft_reset_in_mid_burst(dut):
     await bench.reset()
     open_reads = open_writes = 0
     for number in range(12):
-        bench.back_pressure(random.choice([0.0, 0.3, 0.7]))
-        bench.fill()
-        bench.put_program([LOAD, STORE])
         if number % 3 == 0:
             bench.memory.bad_reads.update(dict.fromkeys(range(BASE[Window.INPUT] + 1024, BASE[Window.RECORD], BEAT),
                                                         random.choice(ERRORS)))
-        await bench.put("CONTROL", Control.START)
-        if number < 4:
-            await ClockCycles(dut.clk, random.randrange(400))
-        else:
-            await until_under_way(bench, reads=number % 4 != 0, writes=number % 4 != 1)
+        await until_somewhere_in_a_run(bench, number)
         ledger = bench.ledger
         await bench.put("CONTROL", Control.SOFT_RESET)
         open_reads += bool(ledger.reads)
@@ -159,14 +164,7 @@ async def hardware_reset_in_mid_burst(dut):
     await bench.reset()
     open_reads = open_writes = 0
     for number in range(12):
-        bench.back_pressure(random.choice([0.0, 0.3, 0.7]))
-        bench.fill()
-        bench.put_program([LOAD, STORE])
-        await bench.put("CONTROL", Control.START)
-        if number < 4:
-            await ClockCycles(dut.clk, random.randrange(400))
-        else:
-            await until_under_way(bench, reads=number % 4 != 0, writes=number % 4 != 1)
+        await until_somewhere_in_a_run(bench, number)
         cocotb.start_soon(bench.host.read(REGISTERS["STATUS"].address, 4))
         cocotb.start_soon(bench.host.write(REGISTERS["WATCHDOG"].address, bytes(4)))
         await ClockCycles(dut.clk, random.randrange(8))

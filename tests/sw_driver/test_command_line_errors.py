@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,6 @@ def _lacuna(*arguments: object, cwd: Path, **options: str) -> subprocess.Complet
                           capture_output=True, text=True, check=False, timeout=60)
 
 
-def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The message of a command that must fail."""
-    assert main(list(map(str, arguments))) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("lacuna: error: ")
-    assert "Traceback" not in captured.err + captured.out
-    return captured.err
-
-
 @pytest.fixture
 def x(tmp_path: Path) -> Path:
     path = tmp_path / "x.npy"
@@ -46,7 +38,7 @@ def x(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "flipped", "directory"])
 @pytest.mark.parametrize("command", ["run", "check", "compile"])
 def test_bad_model_files(tmp_path: Path, x: Path, damage: str, command: str,
-                         capsys: pytest.CaptureFixture[str]) -> None:
+                         refused: Callable[..., str]) -> None:
     path, data = tmp_path / "bad.tflite", MODEL.read_bytes()
     if damage == "flipped":
         data = data[:4] + bytes([data[4] ^ 0x20]) + data[5:]
@@ -57,7 +49,7 @@ def test_bad_model_files(tmp_path: Path, x: Path, damage: str, command: str,
     out = tmp_path / "out"
     options = {"run": ["--input", x, "--device", "golden", "--json", out], "check": ["--json", out],
                "compile": ["-o", out]}
-    assert "bad.tflite" in _refused(capsys, command, path, *options[command])
+    assert "bad.tflite" in refused(command, path, *options[command])
     assert not out.exists()
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
@@ -83,30 +75,31 @@ def test_bits_flipped_anywhere(tmp_path: Path, x: Path, capsys: pytest.CaptureFi
     (np.zeros((1, 28, 28, 3), np.int8), "shape"),
     (np.zeros((1, 28, 28, 1), np.float32), "type"),
 ])
-def test_bad_inputs(tmp_path: Path, array: np.ndarray, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_inputs(tmp_path: Path, array: np.ndarray, message: str, refused: Callable[..., str]) -> None:
     np.save(tmp_path / "bad.npy", array)
-    assert message in _refused(capsys, "run", MODEL, "--device", "golden", "--input", tmp_path / "bad.npy")
+    assert message in refused("run", MODEL, "--device", "golden", "--input", tmp_path / "bad.npy")
 
 
-def test_missing_input_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no such file" in _refused(capsys, "run", MODEL, "--device", "golden", "--input", tmp_path / "none.npy")
+def test_missing_input_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    assert "no such file" in refused("run", MODEL, "--device", "golden", "--input", tmp_path / "none.npy")
 
 
-def test_a_model_too_large_names_bytes_and_a_preset_that_does(tmp_path: Path,
-                                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_too_large_names_bytes_and_a_preset_that_does(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                              refused: Callable[..., str]) -> None:
     builder = TfliteBuilder("wide")
     x = builder.add_input("x", (1, 3, 512, 32), scale=0.1, zero_point=0)
     weights = np.ones((8, 3, 3, 32), np.int8)
     builder.add_output(builder.add_conv_2d(x, weights, None, 0.01, scale=0.1, zero_point=0))
     builder.save(tmp_path / "wide.tflite")
-    message = _refused(capsys, "compile", tmp_path / "wide.tflite", "--preset", "nano", "-o", tmp_path / "out")
+    message = refused("compile", tmp_path / "wide.tflite", "--preset", "nano", "-o", tmp_path / "out")
     assert "bytes" in message
     assert "Preset '" in message
     assert main(["check", str(tmp_path / "wide.tflite"), "--preset", "nano"]) == 1
     assert "Preset '" in capsys.readouterr().out
 
 
-def test_check_lists_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                        refused: Callable[..., str]) -> None:
     builder = TfliteBuilder("mixed")
     x = builder.add_input("x", (1, 4, 4, 8), scale=0.1, zero_point=0)
     bent = builder.add_unary("ELU", x, scale=0.1, zero_point=0, name="bent")
@@ -120,7 +113,7 @@ def test_check_lists_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFi
                      "2 to mend"):
         assert expected in printed
     assert out.exists()
-    message = _refused(capsys, "compile", tmp_path / "mixed.tflite", "-o", tmp_path / "out")
+    message = refused("compile", tmp_path / "mixed.tflite", "-o", tmp_path / "out")
     assert "operator 0 ELU" in message
     assert "operator 2 EXP" in message
 

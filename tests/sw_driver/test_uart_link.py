@@ -42,7 +42,7 @@ class Board:
 
     def _pump(self) -> None:
         while not self._stop:
-            if select.select([self._file], [], [], 0 if self._port.to_bridge else 0.01)[0]:
+            if select.select([self._file], [], [], 0 if self._port.to_device else 0.01)[0]:
                 self._port.write(os.read(self._file, 4096))
             answer = self._port.read(16)
             if answer:
