@@ -37,15 +37,22 @@ TOP = "board"
 #: Place and route begin somewhere: always in the same place.
 SEED = "1"
 
-# synth_lattice and synth_ice40 but for their abc9, which YoWASP's build can't run.
+# synth_lattice and synth_ice40 but for their abc9, which YoWASP's build can't run. Yosys looks at a memory's
+# `no_rw_check` where it joins a read port to its register, so that the two are taken apart first; without, it builds
+# a bypass for each bit of each block RAM.
+_READ = f"""read_rtlil {TOP}.il
+hierarchy -top {TOP}
+proc
+memory_nordff
+"""
 _SYNTHESIS = {
-    "ecp5": f"""read_rtlil {TOP}.il
+    "ecp5": _READ + f"""\
 synth_lattice -family ecp5 -top {TOP} -run begin:map_luts
 abc -lut 4:7
 clean
 synth_lattice -family ecp5 -top {TOP} -run map_cells: -json {TOP}.json
 """,
-    "ice40": f"""read_rtlil {TOP}.il
+    "ice40": _READ + f"""\
 synth_ice40 -device u -dsp -top {TOP} -run begin:map_luts
 techmap -map +/ice40/latches_map.v
 abc -lut 4
