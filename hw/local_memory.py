@@ -11,7 +11,8 @@ from hw.ports import MemoryRead, MemoryWrite
 
 
 class LocalMemory(wiring.Component):
-    """One write port, `readers` read ports; data in the cycle after the address.
+    """One write port, `readers` read ports; data in the cycle after the address. What a read gives of an entry that is
+    written in the very cycle of its address is undefined.
 
     Members
     -------
@@ -22,7 +23,7 @@ class LocalMemory(wiring.Component):
         self.depth = depth
         self.data_bits = data_bits
         self.readers = readers
-        self.memory = Memory(shape=unsigned(data_bits), depth=depth, init=[])
+        self.memory = Memory(shape=unsigned(data_bits), depth=depth, init=[], attrs={"no_rw_check": 1})
         super().__init__({
             "write": In(MemoryWrite(depth, data_bits)),
             **{f"read_{i}": In(MemoryRead(depth, data_bits)) for i in range(readers)},

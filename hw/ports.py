@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.commands import COMMAND_BYTES, COUNTERS, Engine, Opcode, fields
 from hw.contract.config import MASK_WORD_BITS, Config
 
-#: Cycles from an accepted read request of the feature memory to its data.
-READ_LATENCY = 2
+#: Cycles from an accepted read request of the feature memory to its data, where no other port takes its bank.
+READ_LATENCY = 4
 
 
 def command_layout(opcode: Opcode) -> data.StructLayout:
@@ -53,11 +53,11 @@ class MaskWrite(wiring.Signature):
 
 
 class ReadPort(wiring.Signature):
-    """Seen from the reader: requests out, data back in order, READ_LATENCY cycles after each accepted request.
+    """Seen from the reader: requests out, data back in order, READ_LATENCY cycles after each accepted request or later.
 
     Members
     -------
-    request : word address. The memory may delay it (`ready`) when another port uses the bank.
+    request : word address. The memory may delay it (`ready`), and its data, when other ports use the bank.
     data_valid, data : no back-pressure: a reader asks only for what it has room for.
     """
 
@@ -70,13 +70,24 @@ class ReadPort(wiring.Signature):
 
 
 class ByteReadPort(wiring.Signature):
-    """Like ReadPort, but L bytes from any byte address: two neighbouring words at once and a shift."""
+    """Like ReadPort, but L bytes from any byte address, two neighbouring words at once and a shift; a cycle later.
 
-    def __init__(self, config: Config):
+    Members
+    -------
+    request : byte address, and a tag that comes back with the data. Without `read` only the tag does, in its turn.
+    data_valid, data, tag : no back-pressure.
+    """
+
+    def __init__(self, config: Config, tag_bits: int):
         super().__init__({
-            "request": Out(stream.Signature(unsigned((config.feature_bytes - 1).bit_length()))),
+            "request": Out(stream.Signature(data.StructLayout({
+                "address": unsigned((config.feature_bytes - 1).bit_length()),
+                "read": 1,
+                "tag": unsigned(tag_bits),
+            }))),
             "data_valid": In(1),
             "data": In(8 * config.lanes),
+            "tag": In(tag_bits),
         })
 
 

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.bus.axi import AXI4, AXI4Lite
 from hw.bus.master import BusMaster
 from hw.contract.config import Config
+from hw.conv_engine.activation_fetch import FetchTag
 from hw.conv_engine.engine import ConvEngine
 from hw.feature_memory import FeatureMemory
 from hw.load_engine import LoadEngine
@@ -91,7 +92,8 @@ class Lacuna(wiring.Component):
         connect(m, vector.parameters, parameters.read_1)
 
         fetches = [f"conv_fetch_{i}" for i in range(config.fetch_ports)]
-        feature = FeatureMemory(config, word_readers=["conv_skip", "store"], byte_readers=fetches,
+        feature = FeatureMemory(config, word_readers=["conv_skip", "store"],
+                                byte_readers=dict.fromkeys(fetches, FetchTag(config).size),
                                 late_word_readers=["vector_a", "vector_b"], writers=["conv", "load", "vector"])
         m.submodules.feature = clean(feature)
         connect(m, conv.skip, feature.conv_skip)

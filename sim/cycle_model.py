@@ -34,13 +34,13 @@ class Costs:
     tile_minimum: int = 1  #: cycles that a tile takes the loader, even one without rows
     tile_free: int = 1  #: a row's last issue for a tile until the loader may send the next one
     tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
-    fetch_latency: int = 7  #: an activation word requested until its row sees it
+    fetch_latency: int = 9  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
     conv_end: int = 16  #: the last accumulators taken until the last word is written
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 33  #: a vector command, but the steps of its words
-    depthwise: int = 45  #: a DEPTHWISE command, but its steps
+    vector: int = 35  #: a vector command, but the steps of its words
+    depthwise: int = 47  #: a DEPTHWISE command, but its steps
     dilate: int = 8  #: a DILATE command, but its steps
     combine: int = 8  #: a COMBINE command, but its words
     combine_word: int = 4  #: a word of a COMBINE command
@@ -49,7 +49,7 @@ class Costs:
     block: int = 16  #: a block of compressed weights, but table and steps
     table: int = 292  #: the symbol table of a block
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
-    store: int = 15  #: a STORE, but latency and beats
+    store: int = 17  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
     write_latency: int = 20  #: external memory: last beat until the response
     restart: int = 3  #: a command complete until the engine, or one that waited for it, starts the next

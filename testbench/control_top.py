@@ -32,7 +32,7 @@ class ControlTop(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        self.feature = FeatureMemory(config, word_readers=("store",), byte_readers=(), late_word_readers=(),
+        self.feature = FeatureMemory(config, word_readers=("store",), byte_readers={}, late_word_readers=(),
                                      writers=("load",))
         self.load = LoadEngine(config)
         super().__init__({

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import deque
 from typing import Any
 
 import cocotb
@@ -55,29 +56,47 @@ class _Stream:
 
 
 class _Read:
-    """A reader of the feature memory: words, or bytes where `unaligned`."""
+    """A reader of the feature memory: words, or bytes with tags where `unaligned`."""
 
-    def __init__(self, dut: Any, port: str, memory: OnChip, unaligned: bool):
+    def __init__(self, dut: Any, port: str, config: Config, memory: OnChip, unaligned: bool):
         self.stream = _Stream(dut, port)
         self.data_valid, self.data = getattr(dut, f"{port}_data_valid"), getattr(dut, f"{port}_data")
+        self._tag = getattr(dut, f"{port}_tag") if unaligned else None
+        self._address_bits = (config.feature_bytes - 1).bit_length() if unaligned else word_address_bits(config)
         self._memory = memory
-        self._unaligned = unaligned
-        self._arriving: list[bytes | None] = [None] * (READ_LATENCY - 1 + unaligned)
+        self._latency = READ_LATENCY - 1 + unaligned
+        self._edges = 0
+        self._under_way: deque[tuple[int, bytes, int]] = deque()  # edge of its arrival, data, tag
 
-    def edge(self) -> None:
-        """Take a request, and give the data of an earlier one."""
+    def _answer(self, request: int) -> tuple[bytes, int]:
+        """Data and tag."""
+        address = request & ((1 << self._address_bits) - 1)
+        content = self._memory.entries[Space.FEATURE]
+        lanes = content.shape[1]
+        if self._tag is None:
+            return content[address].tobytes(), 0
+        read, tag = request >> self._address_bits & 1, request >> (self._address_bits + 1)
+        # What comes with a tag alone must not matter.
+        return (content.reshape(-1)[np.arange(address, address + lanes) % content.size].tobytes() if read else
+                bytes(lanes)), tag
+
+    def edge(self, rng: np.random.Generator) -> None:
+        """Take a request, and give the data of an earlier one; a bank conflict may have delayed it and those behind."""
         request = self.stream.taken()
-        found = None
         if request is not None:
-            content = self._memory.entries[Space.FEATURE]
-            lanes = content.shape[1]
-            first = request if self._unaligned else request * lanes
-            found = content.reshape(-1)[np.arange(first, first + lanes) % content.size].tobytes()
-        self._arriving.append(found)
-        arrived = self._arriving.pop(0)
-        self.data_valid.value = int(arrived is not None)
+            late = int(rng.integers(1, 4)) if self.stream.delay and rng.random() < self.stream.delay else 0
+            arrival = self._edges + self._latency + late
+            if self._under_way:
+                arrival = max(arrival, self._under_way[-1][0] + 1)
+            self._under_way.append((arrival, *self._answer(request)))
+        arrived = bool(self._under_way) and self._under_way[0][0] <= self._edges
+        _arrival, content, tag = self._under_way.popleft() if arrived else (0, b"", 0)
+        self._edges += 1
+        self.data_valid.value = int(arrived)
         # What is on the wires without data_valid must not matter.
-        self.data.value = int.from_bytes(arrived, "little") if arrived is not None else 0
+        self.data.value = int.from_bytes(content, "little")
+        if self._tag is not None:
+            self._tag.value = tag
 
 
 class EngineBench:
@@ -99,7 +118,8 @@ class EngineBench:
         self.config = config
         self.memory = memory
         self._rng = rng
-        self._reads = [_Read(dut, port, memory, port in byte_readers) for port in (*word_readers, *byte_readers)]
+        self._reads = [_Read(dut, port, config, memory, port in byte_readers)
+                       for port in (*word_readers, *byte_readers)]
         self._writes = [(_Stream(dut, writer), word_address_bits(config), memory.entries[Space.FEATURE])]
         if mask_writer:
             self._writes.append((_Stream(dut, mask_writer), (config.mask_words - 1).bit_length(),
@@ -128,7 +148,7 @@ class EngineBench:
         for address, data, entries in self._private:
             data.value = int.from_bytes(entries[int(address.value)].tobytes(), "little")
         for read in self._reads:
-            read.edge()
+            read.edge(self._rng)
         for stream, address_bits, entries in self._writes:
             written = stream.taken()
             if written is not None:

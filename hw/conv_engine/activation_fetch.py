@@ -17,10 +17,21 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import Config
 from hw.conv_engine.pixel_walker import INPUT_WAVES, Wave, WindowStart, byte_address_bits
 from hw.conv_engine.row import ActivationWord, pixel_bits
-from hw.ports import READ_LATENCY, ByteReadPort
+from hw.ports import ByteReadPort
 
-#: Cycles from an accepted request of a ByteReadPort to its data.
-BYTE_READ_LATENCY = READ_LATENCY + 1
+
+class FetchTag(data.StructLayout):
+    """What is known of a word that is asked for.
+
+    exists : there is one. fetch : it is read; else it is padding, sent for its flags. rows : that it goes to. pixel,
+    tile_last, wave_last : of ActivationWord. word_last : it holds the last channels of its pixel.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "exists": 1, "fetch": 1, "rows": config.rows, "pixel": pixel_bits(config), "tile_last": 1, "wave_last": 1,
+            "word_last": 1,
+        })
 
 
 class ActivationFetch(wiring.Component):
@@ -42,7 +53,7 @@ class ActivationFetch(wiring.Component):
         self.config = config
         address = byte_address_bits(config)
         index = (config.wave_pixels - 1).bit_length()
-        ports = {f"port_{i}": Out(ByteReadPort(config)) for i in range(config.fetch_ports)}
+        ports = {f"port_{i}": Out(ByteReadPort(config, FetchTag(config).size)) for i in range(config.fetch_ports)}
         super().__init__({
             "packed": In(1),
             "kernel_height": In(8),
@@ -149,10 +160,7 @@ class ActivationFetch(wiring.Component):
         m.d.comb += [advance.eq(self.wave.valid & move), self.moved.eq(advance)]
         with m.If(move):
             m.d.sync += busy_1.eq(self.wave.valid)
-        tag_layout = data.StructLayout({
-            "exists": 1, "fetch": 1, "rows": rows, "pixel": pixel_bits(config), "tile_last": 1, "wave_last": 1,
-            "word_last": 1,
-        })
+        tag_layout = FetchTag(config)
         step_1 = Signal(data.StructLayout({"offset": address_bits, "dx": 16, "dy": 16}))
         with m.If(move):
             m.d.sync += [step_1.offset.eq(offset_block), step_1.dx.eq(dx), step_1.dy.eq(dy)]
@@ -225,18 +233,15 @@ class ActivationFetch(wiring.Component):
             allowed = Signal(name=f"allowed_{i}")
             m.d.comb += [
                 allowed.eq(waiting & ~(tag_2.rows & ~room).any()),
-                port.request.valid.eq(allowed & tag_2.fetch),
-                port.request.payload.eq(address_2),
-                going.eq(allowed & (~tag_2.fetch | port.request.ready)),
+                port.request.valid.eq(allowed),
+                port.request.payload.address.eq(address_2),
+                port.request.payload.read.eq(tag_2.fetch),
+                port.request.payload.tag.eq(tag_2),
+                going.eq(allowed & port.request.ready),
             ]
             for row in range(rows):
                 sent_now[row].append(going & tag_2.rows[row])
-            tags = [Signal(tag_layout, name=f"flight_{i}_{stage}") for stage in range(BYTE_READ_LATENCY)]
-            flying = [Signal(name=f"flying_{i}_{stage}") for stage in range(BYTE_READ_LATENCY)]
-            m.d.sync += [tags[0].eq(tag_2), flying[0].eq(going)]
-            for stage in range(1, BYTE_READ_LATENCY):
-                m.d.sync += [tags[stage].eq(tags[stage - 1]), flying[stage].eq(flying[stage - 1])]
-            arrivals.append((port, tags[-1], flying[-1]))
+            arrivals.append((port, data.View(tag_layout, port.tag)))
         credits_back = Signal(rows)
         m.d.comb += self.idle.eq(
             credits_back.all()
@@ -252,14 +257,14 @@ class ActivationFetch(wiring.Component):
         last_exist = Signal(lanes)
         m.d.comb += last_exist.eq((1 << self.last_lanes[:lane_bits + 1]) - 1)
         words = []
-        for i, (port, tag, flying) in enumerate(arrivals):
+        for i, (port, tag) in enumerate(arrivals):
             differs = Signal(lanes, name=f"differs_{i}")
             word = Signal(ActivationWord(config), name=f"arriving_{i}")
             word_rows = Signal(rows, name=f"arriving_rows_{i}")
             m.d.comb += differs.eq(Cat(
                 port.data.word_select(lane, 8) != self.zero_point.as_unsigned() for lane in range(lanes)))
             m.d.sync += [
-                word_rows.eq(Mux(flying, tag.rows, 0)),
+                word_rows.eq(Mux(port.data_valid, tag.rows, 0)),
                 word.data.eq(port.data),
                 word.nonzero.eq(Mux(tag.fetch, differs & Mux(tag.word_last, last_exist, -1), 0)),
                 word.pixel.eq(tag.pixel),

@@ -20,7 +20,7 @@ from amaranth.lib.wiring import Out
 from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import Config
 from hw.contract.registers import Error
-from hw.conv_engine.activation_fetch import ActivationFetch
+from hw.conv_engine.activation_fetch import ActivationFetch, FetchTag
 from hw.conv_engine.drain import Drain
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, PixelWalker, Wave
 from hw.conv_engine.row import Row, count_ones
@@ -59,7 +59,7 @@ class ConvEngine(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        fetch = {f"fetch_{i}": Out(ByteReadPort(config)) for i in range(config.fetch_ports)}
+        fetch = {f"fetch_{i}": Out(ByteReadPort(config, FetchTag(config).size)) for i in range(config.fetch_ports)}
         super().__init__({
             "engine": Out(EnginePort(Engine.CONV)),
             "progress": Out(1),

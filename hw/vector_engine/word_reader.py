@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import Config
 from hw.ports import ReadPort, word_address_bits
 
-#: Fetches under way: one is back five cycles after it was asked for, the rest evens out delays.
+#: Fetches under way: one is back seven cycles after it was asked for, the rest evens out delays.
 _FETCHES = 8
 
 #: Requests that wait for the memory. With two ports this lets one run ahead, onto another bank.

@@ -14,6 +14,7 @@ from amaranth.sim import Simulator
 from hw.contract import commands, layouts
 from hw.contract.commands import Engine, Flag, Opcode, Space
 from hw.contract.config import Config, preset
+from hw.conv_engine.activation_fetch import FetchTag
 from hw.conv_engine.engine import ConvEngine
 from hw.feature_memory import FeatureMemory
 from hw.local_memory import LocalMemory
@@ -37,7 +38,8 @@ class Bench(wiring.Component):
         }
         self.dut = ConvEngine(config)
         self.feature = FeatureMemory(config, word_readers=["skip"],
-                                     byte_readers=[f"fetch_{i}" for i in range(config.fetch_ports)],
+                                     byte_readers={f"fetch_{i}": FetchTag(config).size
+                                                   for i in range(config.fetch_ports)},
                                      late_word_readers=[], writers=["write"])
         super().__init__({})
 
@@ -91,6 +93,8 @@ def run(config: Config, memory: OnChip, command_list: list[dict[str, int]]):
                             for name, _doc in commands.COUNTERS[Engine.CONV]}
                 following = len(results) + 1
                 alone = following == len(command_list) or command_list[following]["flags"] & Flag.ORDERED
+                await ctx.tick().repeat(2)  # the last write is accepted; two cycles later it is there
+                cycles += 2
                 words = [ctx.get(store[bank][place]).to_bytes(config.lanes, "little") for bank, place in places]
                 memory_now = np.frombuffer(b"".join(words), np.uint8).reshape(-1, config.lanes)
                 results.append((memory_now if alone else None, counters, cycles))
