@@ -52,7 +52,7 @@ class Proof:
 
 
 PROOFS = [
-    Proof("registers", "AXI4-Lite: B and R stay until taken, answer one request each, within 2 cycles; SLVERR, and "
+    Proof("registers", "AXI4-Lite: B and R stay until taken, answer one request each, within 3 cycles; SLVERR, and "
           "nothing written, where there is no such register", RegisterPort, 2, 10),
     Proof("read-windows", "read bursts: aligned, AxLEN within limits, on one 4 KB page, inside a window that permits "
           "reads; stay until taken", lambda: PlannerWindows(Permission.READ), 1, 6),
