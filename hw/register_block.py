@@ -164,7 +164,8 @@ class RegisterBlock(wiring.Component):
         # A register's value passes a register of its own, which is zero unless it is the one read: what follows is no
         # multiplexer but an OR.
         read_word = Signal(len(bus.araddr) - 2)
-        reading, passing = Signal(), Signal()
+        reading = Signal()
+        passing = Signal()
         readable = Signal()
         response = Signal.like(bus.rresp)
         passed = []
