@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
@@ -124,7 +126,6 @@ class RegisterBlock(wiring.Component):
                 bus.bvalid.eq(1),
                 bus.bresp.eq(Mux(known, Response.OKAY, Response.SLVERR)),
             ]
-        bits = Cat(strobe[i].replicate(8) for i in range(4))
         with m.Switch(write_word):
             for name, register in REGISTERS.items():
                 if register.access is Access.READ:
@@ -134,9 +135,11 @@ class RegisterBlock(wiring.Component):
                     if name not in storage:
                         continue
                     target, low = storage[name], self._lowest(name)
-                    chosen = bits[low : low + len(target)]
-                    with m.If(write):
-                        m.d.sync += target.eq((write_data[low : low + len(target)] & chosen) | (target & ~chosen))
+                    for byte in range(4):  # each an enable of its flip-flops
+                        first, end = max(8 * byte, low), min(8 * byte + 8, low + len(target))
+                        if first < end:
+                            with m.If(write & strobe[byte]):
+                                m.d.sync += target[first - low : end - low].eq(write_data[first:end])
         acts = Signal()
         m.d.comb += acts.eq(write & (write_word == REGISTERS["CONTROL"].address // 4) & strobe[0])
         for member, bit in ((control.start, Control.START), (control.soft_reset, Control.SOFT_RESET),
@@ -158,22 +161,33 @@ class RegisterBlock(wiring.Component):
             "DISPATCHED": control.dispatched,
             **{f"{engine.name}_COMMAND": control.running[engine] for engine in Engine},
         }
+        # A register's value passes a register of its own, which is zero unless it is the one read: what follows is no
+        # multiplexer but an OR.
         read_word = Signal(len(bus.araddr) - 2)
         reading = Signal()
-        m.d.comb += bus.arready.eq(~reading & ~bus.rvalid)
+        passing = Signal()
+        readable = Signal()
+        response = Signal.like(bus.rresp)
+        passed = []
+        m.d.comb += bus.arready.eq(~reading & ~passing & ~bus.rvalid)
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += [reading.eq(1), read_word.eq(bus.araddr[2:])]
         with m.If(bus.rvalid & bus.rready):
             m.d.sync += bus.rvalid.eq(0)
+        m.d.sync += passing.eq(reading)
         with m.If(reading):
-            m.d.sync += [reading.eq(0), bus.rvalid.eq(1)]
-            with m.Switch(read_word):
-                for name, register in REGISTERS.items():
-                    if register.access is not Access.WRITE:
-                        with m.Case(register.address // 4):
-                            m.d.sync += [bus.rdata.eq(values[name]), bus.rresp.eq(Response.OKAY)]
-                with m.Default():
-                    m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
+            m.d.sync += [reading.eq(0), response.eq(Mux(readable, Response.OKAY, Response.SLVERR))]
+        for name, register in REGISTERS.items():
+            if register.access is not Access.WRITE:
+                copy = Signal(32, name=f"read_{name.lower()}")
+                chosen = Signal(name=f"reads_{name.lower()}")
+                m.d.comb += chosen.eq(read_word == register.address // 4)
+                with m.If(chosen):
+                    m.d.comb += readable.eq(1)
+                m.d.sync += copy.eq(Mux(chosen, values[name], 0))
+                passed.append(copy)
+        with m.If(passing):
+            m.d.sync += [bus.rvalid.eq(1), bus.rresp.eq(response), bus.rdata.eq(_any(passed))]
 
         # ---- what the rest of the device reads -----------------------------------------------------------------
         m.d.comb += [
@@ -191,3 +205,8 @@ class RegisterBlock(wiring.Component):
                 self.windows[i].write.eq((permission & Permission.WRITE).any()),
             ]
         return m
+
+
+def _any(words: list[Signal]) -> Value:
+    """The OR of all words."""
+    return functools.reduce(operator.or_, words)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import PAGE_BYTES
 from hw.bus.transfer import BEAT_BYTES, TRANSFER_LAYOUT
-from hw.bus.windows import window_layout, window_table
+from hw.bus.windows import window_table
 from hw.contract.config import WINDOWS, Config
 from hw.contract.registers import Error, Permission
 from hw.ports import ERROR_LAYOUT
@@ -32,7 +35,8 @@ class BurstPlanner(wiring.Component):
 
     A transfer is denied unless its window exists and permits the access, offset and length are multiples
     of BEAT_BYTES, length is not zero, and all of it lies in the window and in the address space. All sums
-    keep their carry. A denied transfer makes no burst.
+    keep their carry. A denied transfer makes no burst. The lowest bits of a window's base and size, which is a
+    multiple of BEAT_BYTES, are not looked at.
 
     Parameters
     ----------
@@ -44,9 +48,9 @@ class BurstPlanner(wiring.Component):
     request0, request1 : transfers of the two clients; between bursts, client 0 goes first.
     windows : the address windows.
     stop : drop all transfers and take no new ones; a burst that is offered stays offered.
-    burst : bursts in order, at most one every second cycle for one client; the first is offered two cycles
+    burst : bursts in order, at most one every second cycle for one client; the first is offered five cycles
         after its request was taken.
-    error : per client, for one cycle: the transfer was denied; `address` is its offset.
+    error : per client, for one cycle: the transfer was denied; `address`, of both the same, is its offset.
     idle : there is nothing in here.
     """
 
@@ -66,99 +70,109 @@ class BurstPlanner(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        bits = self.config.axi_address_bits
         beat_shift = BEAT_BYTES.bit_length() - 1
+        bits = self.config.axi_address_bits - beat_shift  # addresses and lengths in here are in beats
         beats_bits = 32 - beat_shift
 
-        # A transfer under way, per client.
+        # A transfer under way, per client: its next beat, and the one behind its last.
         active = [Signal(name=f"active{c}") for c in range(CLIENTS)]
         address = [Signal(bits, name=f"address{c}") for c in range(CLIENTS)]
-        beats = [Signal(beats_bits, name=f"beats{c}") for c in range(CLIENTS)]
+        behind = [Signal(bits + 1, name=f"behind{c}") for c in range(CLIENTS)]
 
-        # First cycle: take a request, look its window up, add offset and length.
+        # ---- the check, in four cycles: taken, looked up, compared, judged ------------------------------------------
+        looking = Signal()
         checking = Signal()
+        judging = Signal()
         client = Signal(range(CLIENTS))
-        permitted = Signal()
-        base = Signal(bits)
-        size = Signal(32)
-        offset = Signal(32)
-        length = Signal(32)
-        end = Signal(33)
-
-        requests = (self.request0, self.request1)
+        transfer = Signal(TRANSFER_LAYOUT)
         wanted = Signal(CLIENTS)
-        for c, request in enumerate(requests):
-            m.d.comb += wanted[c].eq(request.valid & ~active[c] & ~(checking & (client == c)) & ~self.stop)
+        for c, request in enumerate((self.request0, self.request1)):
+            m.d.comb += wanted[c].eq(request.valid & ~active[c] & ~(looking | checking | judging) & ~self.stop)
         m.d.comb += [
             self.request0.ready.eq(wanted[0]),
             self.request1.ready.eq(wanted[1] & ~wanted[0]),
         ]
-        # Which request is taken does not wait for `wanted`: the choice is valid whenever one is taken.
-        chosen = Signal(TRANSFER_LAYOUT)
-        m.d.comb += chosen.eq(Mux(wanted[0], self.request0.payload, self.request1.payload))
-        window = Signal(window_layout(self.config))  # deny-all for a window that does not exist
-        with m.Switch(chosen.window):
-            for i in range(WINDOWS):
-                with m.Case(i):
-                    m.d.comb += window.eq(self.windows[i])
-        m.d.sync += checking.eq(wanted.any())
-        with m.If(wanted.any()):
+        m.d.sync += [
+            looking.eq(wanted.any()),
+            checking.eq(looking & ~self.stop),
+            judging.eq(checking & ~self.stop),
+        ]
+        with m.If(~(looking | checking | judging)):
             m.d.sync += [
                 client.eq(~wanted[0]),
-                permitted.eq((window.read if self.permission is Permission.READ else window.write)
-                             & (Cat(chosen.offset[:beat_shift], chosen.length[:beat_shift]) == 0)
-                             & (chosen.length != 0)),
-                base.eq(window.base),
-                size.eq(window.size),
-                offset.eq(chosen.offset),
-                length.eq(chosen.length),
-                end.eq(chosen.offset + chosen.length),
+                transfer.eq(Mux(wanted[0], self.request0.payload, self.request1.payload)),
             ]
 
-        # Second cycle: compare with the window and with the end of the address space.
-        inside = Signal()
-        addressable = Signal()
-        after = Signal(max(bits, 33) + 1)
+        # Second cycle: of each window a copy that is zero unless it is the transfer's; a window that does not exist
+        # leaves them all zero, which denies everything.
+        offset = Signal(beats_bits)
+        length = Signal(beats_bits)
+        well_formed = Signal()
+        end = Signal(beats_bits + 1)
         m.d.comb += [
-            inside.eq(end <= size),
-            after.eq(base + end),
-            addressable.eq((after[bits:] == 0) | (after == 1 << bits)),
+            offset.eq(transfer.offset[beat_shift:]),
+            length.eq(transfer.length[beat_shift:]),
         ]
+        m.d.sync += [
+            well_formed.eq((Cat(transfer.offset[:beat_shift], transfer.length[:beat_shift]) == 0) & (length != 0)),
+            end.eq(offset + length),
+        ]
+        copies = []
+        for i in range(WINDOWS):
+            permits = self.windows[i].read if self.permission is Permission.READ else self.windows[i].write
+            content = Cat(permits, self.windows[i].size[beat_shift:], self.windows[i].base[beat_shift:])
+            copy = Signal(len(content), name=f"copy{i}")
+            chosen = Signal(name=f"chosen{i}")
+            m.d.comb += chosen.eq(transfer.window == i)
+            m.d.sync += copy.eq(Mux(chosen, content, 0))
+            copies.append(copy)
+
+        # Third cycle: compare with the window and with the end of the address space.
+        permitted = Signal()
+        size = Signal(beats_bits)
+        base = Signal(bits)
+        limit = Signal(max(bits, beats_bits + 1) + 1)
+        inside = Signal()
+        below, at_end = Signal(name="below"), Signal(name="at_end")
+        m.d.comb += [
+            Cat(permitted, size, base).eq(functools.reduce(operator.or_, copies)),
+            limit.eq(base + end),
+        ]
+        m.d.sync += [
+            inside.eq(permitted & well_formed & (end <= size)),
+            below.eq(limit[bits:] == 0),
+            at_end.eq(limit == 1 << bits),
+        ]
+
+        # Fourth cycle: grant or deny.
         granted = Signal()
-        m.d.comb += granted.eq(checking & permitted & inside & addressable & ~self.stop)
+        m.d.comb += granted.eq(inside & (below | at_end))
         for c in range(CLIENTS):
             mine = Signal(name=f"mine{c}")
-            m.d.comb += mine.eq(client == c)
-            with m.If(granted & mine):
-                m.d.sync += [
-                    active[c].eq(1),
-                    address[c].eq(base + offset),
-                    beats[c].eq(length[beat_shift:]),
-                ]
-            m.d.sync += [
-                self.error[c].valid.eq(checking & ~granted & ~self.stop & mine),
+            m.d.comb += [
+                mine.eq(client == c),
                 self.error[c].code.eq(self.code),
+                self.error[c].address.eq(transfer.offset),
             ]
-            with m.If(checking):
-                m.d.sync += self.error[c].address.eq(offset)
+            m.d.sync += self.error[c].valid.eq(judging & ~granted & ~self.stop & mine)
 
-        # Bursts end where their length divides the address, so that none crosses a page and no sum is long.
+        # ---- bursts, which end where their length divides the address, so that none crosses a page ---------------
         turn = Signal(range(CLIENTS))
         now = Signal(bits)
-        left = Signal(beats_bits)
+        close = Signal(bits + 1)
         most = self.config.burst_beats
         assert PAGE_BYTES % (most * BEAT_BYTES) == 0
-        burst_shift = beat_shift + most.bit_length() - 1
-        limit = Signal(range(most + 1))
+        low = most.bit_length() - 1
+        following = Signal(bits + 1 - low)  # where the next burst starts, in longest bursts
         last = Signal()
-        taken = Signal.like(limit)
+        end_of_burst = Signal(range(most + 1))
         m.d.comb += [
             turn.eq(~active[0]),
             now.eq(Mux(active[0], address[0], address[1])),
-            left.eq(Mux(active[0], beats[0], beats[1])),
-            limit.eq(most - now[beat_shift:burst_shift]),
-            last.eq((left[len(limit):] == 0) & (left[: len(limit)] <= limit)),
-            taken.eq(Mux(last, left, limit)),
+            close.eq(Mux(active[0], behind[0], behind[1])),
+            following.eq(now[low:] + 1),
+            last.eq((close[low:] == now[low:]) | ((close[low:] == following) & (close[:low] == 0))),
+            end_of_burst.eq(Mux(last & (close[:low] != 0), close[:low], most)),
         ]
         with m.If(self.burst.ready):
             m.d.sync += self.burst.valid.eq(0)
@@ -167,19 +181,25 @@ class BurstPlanner(wiring.Component):
         with m.If(make):
             m.d.sync += [
                 self.burst.valid.eq(1),
-                self.burst.payload.address.eq(now),
-                self.burst.payload.length.eq(taken - 1),
+                self.burst.payload.address.eq(Cat(Const(0, beat_shift), now)),
+                self.burst.payload.length.eq(end_of_burst - now[:low] - 1),
                 self.burst.payload.client.eq(turn),
                 self.burst.payload.last.eq(last),
             ]
         for c in range(CLIENTS):
-            with m.If(self.stop):
+            made = Signal(name=f"made{c}")
+            loads = Signal(name=f"loads{c}")
+            m.d.comb += [
+                made.eq(make & (turn == c)),
+                loads.eq(checking & (client == c)),
+            ]
+            with m.If(loads):  # whether it is granted or not: it only counts once it is active
+                m.d.sync += [address[c].eq(base + offset), behind[c].eq(limit)]
+            with m.Elif(made):
+                m.d.sync += address[c].eq(Cat(Const(0, low), following))
+            with m.If(self.stop | (made & last)):
                 m.d.sync += active[c].eq(0)
-            with m.Elif(make & (turn == c)):
-                m.d.sync += [
-                    active[c].eq(~last),
-                    address[c].eq(Cat(Const(0, burst_shift), now[burst_shift:] + 1)),
-                    beats[c].eq(left - taken),
-                ]
-        m.d.comb += self.idle.eq(~(checking | active[0] | active[1] | self.burst.valid))
+            with m.Elif(judging & granted & (client == c)):
+                m.d.sync += active[c].eq(1)
+        m.d.comb += self.idle.eq(~(looking | checking | judging | active[0] | active[1] | self.burst.valid))
         return m

@@ -91,26 +91,24 @@ class ReadMaster(wiring.Component):
         position = Signal(8)
         with m.If(at_hand.valid & at_hand.ready):
             m.d.sync += position.eq(Mux(at_hand.payload.last, 0, position + 1))
+        failed = Signal(CLIENTS)
+        failed_address = Signal(32)
+        with m.If(~failed.any()):
+            m.d.sync += failed_address.eq(Cat(
+                head.address[:beat_shift], (head.address[beat_shift:12] + position)[:12 - beat_shift],
+                head.address[12:]))
+        # A transfer that is denied in the cycle of a failure is not told: the failure stops everything.
+        address = Signal(32)
+        m.d.comb += address.eq(Mux(failed.any(), failed_address, planner.error[0].address))
         for c, client in enumerate(clients):
             m.d.comb += [
                 client.data.valid.eq(at_hand.valid & ~discard & (head.client == c)),
                 client.data.payload.eq(at_hand.payload.data),
+                client.error.valid.eq(Mux(failed.any(), failed[c], planner.error[c].valid)),
+                client.error.code.eq(Mux(failed.any(), Error.BUS_READ, Error.WINDOW_READ)),
+                client.error.address.eq(address),
             ]
-            failed = Signal(name=f"failed{c}")
-            failed_address = Signal(32, name=f"failed_address{c}")
-            m.d.sync += failed.eq(at_hand.valid & at_hand.payload.failed & (head.client == c) & ~self.stop)
-            with m.If(~failed):
-                m.d.sync += failed_address.eq(Cat(
-                    head.address[:beat_shift], (head.address[beat_shift:12] + position)[:12 - beat_shift],
-                    head.address[12:]))
-            with m.If(failed):
-                m.d.comb += [
-                    client.error.valid.eq(1),
-                    client.error.code.eq(Error.BUS_READ),
-                    client.error.address.eq(failed_address),
-                ]
-            with m.Else():
-                m.d.comb += client.error.eq(planner.error[c])
+            m.d.sync += failed[c].eq(at_hand.valid & at_hand.payload.failed & (head.client == c) & ~self.stop)
         assert len(clients) == CLIENTS
 
         m.d.comb += [

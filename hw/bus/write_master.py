@@ -7,7 +7,7 @@ from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import BURST_INCR, CACHE_NORMAL, AXI4Write
-from hw.bus.burst_planner import BurstPlanner
+from hw.bus.burst_planner import CLIENTS, BurstPlanner
 from hw.bus.register_slice import RegisterSlice
 from hw.bus.transfer import BEAT_BYTES, WriteClient
 from hw.bus.windows import window_table
@@ -106,26 +106,25 @@ class WriteMaster(wiring.Component):
             answer.eq(bus.bvalid & bus.bready),
             answer_order.r_en.eq(answer),
         ]
+        failed = Signal(CLIENTS)
+        failed_address = Signal(32)
+        m.d.sync += failed_address.eq(answer_head.address)
+        # A transfer that is denied in the cycle of a failure is not told: the failure stops everything.
+        address = Signal(32)
+        m.d.comb += address.eq(Mux(failed.any(), failed_address, planner.error[0].address))
         for c, client in enumerate(clients):
-            m.d.comb += client.data.ready.eq(
-                data_order.r_rdy & (data_head.client == c) & slice_.i.ready & ~self.stop)
             mine = Signal(name=f"mine{c}")
-            failed = Signal(name=f"failed{c}")
-            failed_address = Signal(32, name=f"failed_address{c}")
-            m.d.comb += mine.eq(answer & (answer_head.client == c) & ~self.stop)
+            m.d.comb += [
+                client.data.ready.eq(data_order.r_rdy & (data_head.client == c) & slice_.i.ready & ~self.stop),
+                mine.eq(answer & (answer_head.client == c) & ~self.stop),
+                client.error.valid.eq(Mux(failed.any(), failed[c], planner.error[c].valid)),
+                client.error.code.eq(Mux(failed.any(), Error.BUS_WRITE, Error.WINDOW_WRITE)),
+                client.error.address.eq(address),
+            ]
             m.d.sync += [
                 client.done.eq(mine & answer_head.last & ~bus.bresp[1]),
-                failed.eq(mine & bus.bresp[1]),
-                failed_address.eq(answer_head.address),
+                failed[c].eq(mine & bus.bresp[1]),
             ]
-            with m.If(failed):
-                m.d.comb += [
-                    client.error.valid.eq(1),
-                    client.error.code.eq(Error.BUS_WRITE),
-                    client.error.address.eq(failed_address),
-                ]
-            with m.Else():
-                m.d.comb += client.error.eq(planner.error[c])
 
         m.d.comb += [
             self.idle.eq(planner.idle & ~answer_order.r_rdy),

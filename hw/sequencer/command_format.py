@@ -14,6 +14,9 @@ COMMAND_BEATS = COMMAND_BYTES // BEAT_BYTES
 #: Bits of a command's index: a window of 4 GiB holds no more commands.
 INDEX_BITS = 25
 
+#: Stands for no command: a program has fewer than 2 ** INDEX_BITS commands.
+NO_INDEX = (1 << INDEX_BITS) - 1
+
 #: The first beat of every command.
 HEADER_LAYOUT = data.StructLayout({field.name: unsigned(field.bits) for field in HEADER})
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.commands import Engine
 from hw.contract.config import Config
-from hw.sequencer.command_format import COMMAND_BEATS, INDEX_BITS, meaningful_beats, meaningful_bits
+from hw.sequencer.beat_queue import BeatMemory
+from hw.sequencer.command_format import (
+    COMMAND_BEATS,
+    HEADER_LAYOUT,
+    INDEX_BITS,
+    NO_INDEX,
+    meaningful_beats,
+    meaningful_bits,
+)
 from hw.sequencer.dispatcher import QUEUE_BEAT_LAYOUT
+from hw.sequencer.tokens import ANNOUNCED_BEFORE, WAITS_LAYOUT
 
 
 def queued_layout(engine: Engine) -> data.StructLayout:
@@ -28,7 +36,12 @@ class CommandQueues(wiring.Component):
     -------
     write, write_valid : beats from the dispatcher. room : per engine, whether a further command would fit.
     load, store, conv, vector : the next command of each engine.
+    held : per engine: what is shown to it must stay. shown_<engine> : the next command, from the cycle after one in
+        which it is in front and nothing is held.
+    announced : per engine: a command is on its way to the register in front. waits : its tokens.
     empty : there is no command in here.
+
+    The index of a command in front is NO_INDEX while there is none.
     """
 
     def __init__(self, config: Config):
@@ -37,17 +50,20 @@ class CommandQueues(wiring.Component):
             "write": In(QUEUE_BEAT_LAYOUT),
             "write_valid": In(1),
             "room": Out(len(Engine)),
+            "announced": Out(len(Engine)),
+            "waits": Out(WAITS_LAYOUT),
             "empty": Out(1),
             **{engine.name.lower(): Out(stream.Signature(queued_layout(engine))) for engine in Engine},
+            "held": In(len(Engine)),
+            **{f"shown_{engine.name.lower()}": Out(meaningful_bits(engine)) for engine in Engine},
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
         depth = self.config.command_queue
         slot_bits = (depth - 1).bit_length()
-        m.submodules.memory = memory = Memory(
-            shape=unsigned(64), depth=len(Engine) * depth * COMMAND_BEATS, init=[])
-        write_port, read_port = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BeatMemory(len(Engine) * depth * COMMAND_BEATS)
+        write_port, read_port = memory.write, memory.read
         nexts = [getattr(self, engine.name.lower()) for engine in Engine]
 
         # ---- slots -------------------------------------------------------------------------------------------
@@ -63,8 +79,9 @@ class CommandQueues(wiring.Component):
             if slot_bits:
                 m.d.sync += [write_slot[e].eq(write_slot[e] + written[e]), read_slot[e].eq(read_slot[e] + freed[e])]
         m.d.comb += [
-            write_port.en.eq(self.write_valid),
-            write_port.addr.eq(Cat(self.write.position, write_slot[self.write.engine][:slot_bits], self.write.engine)),
+            write_port.enable.eq(self.write_valid),
+            write_port.address.eq(
+                Cat(self.write.position, write_slot[self.write.engine][:slot_bits], self.write.engine)),
             write_port.data.eq(self.write.data),
             written.eq((self.write_valid & self.write.last) << self.write.engine),
         ]
@@ -86,8 +103,8 @@ class CommandQueues(wiring.Component):
         m.d.comb += [
             last.eq(position == last_position),
             freed.eq((reading & last) << engine),
-            read_port.en.eq(1),
-            read_port.addr.eq(Cat(position, read_slot[engine][:slot_bits], engine)),
+            memory.read_enable.eq(1),
+            read_port.address.eq(Cat(position, read_slot[engine][:slot_bits], engine)),
         ]
         m.d.sync += [
             position.eq(position + 1),
@@ -102,15 +119,35 @@ class CommandQueues(wiring.Component):
                 with m.If(wanted[e]):
                     m.d.sync += engine.eq(e)
         for e, front in zip(Engine, nexts, strict=True):
+            index = Signal(INDEX_BITS, name=f"{e.name.lower()}_index", init=NO_INDEX)
+            m.d.comb += front.payload.index.eq(index)
             with m.If(front.valid & front.ready):
-                m.d.sync += front.valid.eq(0)
+                m.d.sync += [front.valid.eq(0), index.eq(NO_INDEX)]
             with m.If(arriving & (arriving_engine == e)):
                 for beat in range(meaningful_beats(e)):
                     with m.If(arriving_position == beat):
                         part = front.payload.command[64 * beat : 64 * beat + 64]
                         m.d.sync += part.eq(read_port.data)
                 with m.If(last_arriving):
-                    m.d.sync += [front.payload.index.eq(read_port.data), front.valid.eq(1)]
+                    m.d.sync += [index.eq(read_port.data), front.valid.eq(1)]
+            # Shown beat by beat, so that no enable is for all of a command.
+            shown = getattr(self, f"shown_{e.name.lower()}")
+            for beat in range(meaningful_beats(e)):
+                bits = slice(64 * beat, min(64 * beat + 64, len(shown)))
+                new = Signal(name=f"{e.name.lower()}_{beat}_is_new")
+                with m.If(arriving & (arriving_engine == e) & (arriving_position == beat)):
+                    m.d.sync += new.eq(1)
+                with m.Elif(~self.held[e]):
+                    m.d.sync += new.eq(0)
+                with m.If(new & ~self.held[e]):
+                    m.d.sync += shown[bits].eq(front.payload.command[bits])
+            # Whoever takes a command has its tokens taken off first.
+            assert meaningful_beats(e) + 1 >= ANNOUNCED_BEFORE
+        header = data.View(HEADER_LAYOUT, read_port.data)
+        m.d.comb += [
+            self.announced.eq((arriving & (arriving_position == 0)) << arriving_engine),
+            *(self.waits[e].eq(getattr(header, f"wait_{e.name.lower()}")) for e in Engine),
+        ]
         m.d.comb += self.empty.eq(
             ~(self.write_valid | stored.any() | reading | arriving | Cat(n.valid for n in nexts).any()))
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -60,12 +60,14 @@ class Dispatcher(wiring.Component):
 
         position = Signal(range(COMMAND_BEATS))
         is_last, next_is_last = Signal(), Signal()
-        last_index = Signal(INDEX_BITS)
-        m.d.sync += [last_index.eq(self.count - 1), next_is_last.eq(self.index + 1 == last_index)]
+        next_index = Signal(INDEX_BITS, init=1)
+        after_next = Signal(INDEX_BITS)
+        m.d.comb += after_next.eq(next_index + 1)
+        m.d.sync += next_is_last.eq(after_next == self.count)
         with m.If(take):
             m.d.sync += position.eq(position + 1)
             with m.If(position == COMMAND_BEATS - 1):
-                m.d.sync += [self.index.eq(self.index + 1), is_last.eq(next_is_last)]
+                m.d.sync += [self.index.eq(next_index), next_index.eq(after_next), is_last.eq(next_is_last)]
 
         opcode = Signal(8)
         known = Signal()
@@ -141,7 +143,8 @@ class Dispatcher(wiring.Component):
         m.d.sync += [
             self.write.engine.eq(Mux(position == 0, target, engine)),
             self.write.position.eq(position),
-            self.write.data.eq(Mux(is_index, self.index, beat)),
+            # Of the index' beat, the rest is not read.
+            self.write.data.eq(Cat(Mux(is_index, self.index, beat[:INDEX_BITS]), beat[INDEX_BITS:])),
             self.write.last.eq(is_index),
         ]
         return m

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import fifo, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bus.transfer import ReadClient
 from hw.contract.commands import COMMAND_BYTES
 from hw.contract.config import Config
 from hw.contract.registers import Error, Window
+from hw.sequencer.beat_queue import BeatQueue
 from hw.sequencer.command_format import COMMAND_BEATS, INDEX_BITS
 
 #: Commands that are held between bus and dispatcher, and commands that are fetched at a time.
 COMMANDS_AHEAD = 8
 COMMANDS_AT_ONCE = 4
 
+AT_ONCE_SHIFT = COMMANDS_AT_ONCE.bit_length() - 1
+
 #: Commands fetched before the program's length is known: no program is shorter than BEGIN and END.
 FIRST_COMMANDS = 2
+
+assert FIRST_COMMANDS < COMMANDS_AT_ONCE == 1 << AT_ONCE_SHIFT
 
 
 class ProgramFetch(wiring.Component):
@@ -50,59 +55,69 @@ class ProgramFetch(wiring.Component):
         m = Module()
         bus = self.bus
         command_shift = COMMAND_BYTES.bit_length() - 1
-        m.submodules.ahead = ahead = fifo.SyncFIFOBuffered(
-            width=self.config.axi_data_bits, depth=COMMANDS_AHEAD * COMMAND_BEATS)
+        m.submodules.ahead = ahead = BeatQueue(COMMANDS_AHEAD * COMMAND_BEATS)
 
         room = Signal(range(COMMANDS_AHEAD + 1), init=COMMANDS_AHEAD)  # commands that may be asked for
-        left = Signal(INDEX_BITS)  # commands of the program not yet asked for
-        asked = Signal(INDEX_BITS)  # commands asked for
-        offset = Signal(32)
+        # Of the program behind FIRST_COMMANDS: commands, COMMANDS_AT_ONCE at a time but for the last of them.
+        whole, rest = Signal(INDEX_BITS - AT_ONCE_SHIFT), Signal(AT_ONCE_SHIFT)
+        any_whole = Signal()
+        first = Signal()
+        offset = Signal(32, reset_less=True)  # of what is asked for next; before a program runs, of its BEGIN
         chunk = Signal(range(COMMANDS_AT_ONCE + 1))
-        at = Signal(32)
         length = Signal(range(COMMANDS_AT_ONCE * COMMAND_BYTES + 1))
+        # Behind the first commands: COMMANDS_AT_ONCE asked for, times. A denied transfer is the last asked for.
+        later = Signal(INDEX_BITS - AT_ONCE_SHIFT)
+        first_of_last = Signal(INDEX_BITS)
         m.d.comb += [
+            any_whole.eq(later != whole),
             length.eq(chunk << command_shift),
             # One value: Verilog simulators may never evaluate a part that is constant beside parts that are not.
-            bus.request.payload.eq(Cat(Const(Window.IMAGE, 8), at, length)),
+            bus.request.payload.eq(Cat(Const(Window.IMAGE, 8), offset, length)),
         ]
         with m.FSM():
             with m.State("FIRST"):
                 m.d.comb += [
+                    first.eq(1),
                     chunk.eq(FIRST_COMMANDS),
-                    at.eq(self.program),
                     bus.request.valid.eq(self.run),
                 ]
-                with m.If(self.run):
-                    m.d.sync += offset.eq(self.program + FIRST_COMMANDS * COMMAND_BYTES)
                 with m.If(bus.request.valid & bus.request.ready):
                     m.next = "COUNT"
             with m.State("COUNT"):
-                m.d.sync += left.eq(self.count - FIRST_COMMANDS)
+                m.d.sync += Cat(rest, whole).eq(self.count - FIRST_COMMANDS)
                 with m.If(self.count_known):
                     m.next = "REST"
             with m.State("REST"):
                 m.d.comb += [
-                    chunk.eq(Mux(left < COMMANDS_AT_ONCE, left, COMMANDS_AT_ONCE)),
-                    at.eq(offset),
-                    bus.request.valid.eq((left != 0) & (room >= chunk)),
+                    chunk.eq(Mux(any_whole, COMMANDS_AT_ONCE, rest)),
+                    bus.request.valid.eq((chunk != 0) & (room >= chunk)),
                 ]
                 with m.If(bus.request.valid & bus.request.ready):
-                    m.d.sync += [left.eq(left - chunk), offset.eq(offset + length)]
+                    m.d.sync += [
+                        later.eq(later + any_whole),
+                        first_of_last.eq(Cat(Const(FIRST_COMMANDS, AT_ONCE_SHIFT), later)),
+                    ]
+                    with m.If(~any_whole):
+                        m.d.sync += rest.eq(0)
 
         granted, freed = Signal(range(COMMANDS_AT_ONCE + 1)), Signal()
         with m.If(bus.request.valid & bus.request.ready):
             m.d.comb += granted.eq(chunk)
-        m.d.sync += [room.eq(room - granted + freed), asked.eq(asked + granted)]
+        with m.If(~self.run):
+            m.d.sync += offset.eq(self.program)
+        with m.Elif(granted != 0):  # behind the last commands nothing is asked for
+            step = COMMANDS_AT_ONCE // FIRST_COMMANDS
+            part = FIRST_COMMANDS * COMMAND_BYTES
+            shift = part.bit_length() - 1
+            assert part == 1 << shift
+            m.d.sync += offset[shift:].eq(offset[shift:] + Mux(first, 1, step))
+        m.d.sync += room.eq(room - granted + freed)
 
         taken = Signal(range(COMMAND_BEATS))
         received = Signal(INDEX_BITS + COMMAND_BEATS.bit_length() - 1)
+        wiring.connect(m, wiring.flipped(bus.data), ahead.i)
+        wiring.connect(m, ahead.o, wiring.flipped(self.beats))
         m.d.comb += [
-            ahead.w_data.eq(bus.data.payload),
-            ahead.w_en.eq(bus.data.valid),
-            bus.data.ready.eq(ahead.w_rdy),
-            self.beats.payload.eq(ahead.r_data),
-            self.beats.valid.eq(ahead.r_rdy),
-            ahead.r_en.eq(self.beats.ready),
             freed.eq(self.beats.valid & self.beats.ready & (taken == COMMAND_BEATS - 1)),
         ]
         with m.If(self.beats.valid & self.beats.ready):
@@ -110,10 +125,7 @@ class ProgramFetch(wiring.Component):
         with m.If(bus.data.valid & bus.data.ready):
             m.d.sync += received.eq(received + 1)
 
-        # A denied transfer is the last that was asked for; a failed beat is the next to be received.
-        first_of_last = Signal(INDEX_BITS)
-        with m.If(granted != 0):
-            m.d.sync += first_of_last.eq(asked)
+        # A failed beat is the next to be received.
         m.d.comb += self.failed_command.eq(
             Mux(bus.error.code == Error.WINDOW_READ, first_of_last, received[COMMAND_BEATS.bit_length() - 1:]))
         return m

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
@@ -11,6 +14,7 @@ from hw.contract.commands import COUNTERS, RECORD_BYTES, RECORD_HEADER, Engine
 from hw.contract.config import Config
 from hw.contract.registers import Error, Window
 from hw.ports import counters_layout
+from hw.sequencer.beat_queue import BeatQueue
 from hw.sequencer.command_format import INDEX_BITS
 
 RECORD_BEATS = RECORD_BYTES // BEAT_BYTES
@@ -19,8 +23,8 @@ RECORD_BEATS = RECORD_BYTES // BEAT_BYTES
 RECORDS_WAITING = 16
 RECORDS_UNDER_WAY = 4
 
-#: The first beats of a record: what COUNTERS leave empty behind them is zero, and is not queued.
-QUEUED_BEATS = -(-(len(RECORD_HEADER) + max(len(counters) for counters in COUNTERS.values())) // 2)
+#: The first beats of a record; those that COUNTERS leave empty behind them are zero.
+COUNTED_BEATS = -(-(len(RECORD_HEADER) + max(len(counters) for counters in COUNTERS.values())) // 2)
 
 assert RECORD_HEADER == ("command", "opcode", "start", "end")
 
@@ -37,7 +41,7 @@ class RecordWriter(wiring.Component):
 
     A command of an engine must not complete while the record before it waits in here, so it must not start
     before `accepting` is high; it is from the moment that the waiting record begins to leave, which takes
-    QUEUED_BEATS cycles. No command completes as quickly as that, unless it overlaps with the one before it: such a
+    COUNTED_BEATS cycles. No command completes as quickly as that, unless it overlaps with the one before it: such a
     command must not complete before `free` is high.
 
     Members
@@ -68,7 +72,7 @@ class RecordWriter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=64, depth=RECORDS_WAITING * RECORD_BEATS)
+        m.submodules.queue = queue = BeatQueue(RECORDS_WAITING * RECORD_BEATS)
 
         # ---- take down, one record per engine; `older[a][b]`: a's record came before b's ------------------------
         waiting = Signal(len(Engine))
@@ -76,9 +80,9 @@ class RecordWriter(wiring.Component):
                  for a in Engine for b in Engine if a != b}
         leaving = Signal()
         engine = Signal(2)
-        beat = Signal(range(QUEUED_BEATS))
-        last = Signal()
-        heads = []
+        beat = Signal(range(RECORD_BEATS))
+        taken = Signal()  # nothing more is needed of the record that leaves
+        copies = []
         for e in Engine:
             command = self.command[e]
             words: list[Value] = [command.index, command.opcode, command.start, self.cycles]
@@ -90,31 +94,31 @@ class RecordWriter(wiring.Component):
             m.d.comb += mine.eq(leaving & (engine == e))
             with m.If(self.complete[e]):
                 m.d.sync += [record.eq(Cat(_word(word) for word in words)), waiting[e].eq(1)]
-            with m.Elif(mine):
-                m.d.sync += record.eq(record[64:])
-                with m.If(last):
-                    m.d.sync += waiting[e].eq(0)
+            with m.Elif(mine & taken):
+                m.d.sync += waiting[e].eq(0)
             for other in Engine:
                 if other != e:
                     with m.If(self.complete[e]):
                         m.d.sync += [older[other, e].eq(waiting[other]), older[e, other].eq(0)]
             m.d.comb += [self.accepting[e].eq(~waiting[e] | mine), self.free[e].eq(~waiting[e])]
-            heads.append(record[:64])
+            # A copy of each beat is zero unless it is the one that leaves.
+            for i in range(len(words) // 2):
+                copy = Signal(64, name=f"copy_{e.name.lower()}_{i}")
+                m.d.sync += copy.eq(Mux(mine & (beat == i), record[64 * i : 64 * i + 64], 0))
+                copies.append(copy)
 
         # ---- the oldest moves into the queue, a beat per cycle --------------------------------------------------
         room = Signal()
+        copied = Signal()
         m.d.comb += [
-            room.eq(queue.w_level <= queue.depth - QUEUED_BEATS),
-            last.eq(beat == QUEUED_BEATS - 1),
-            queue.w_en.eq(leaving),
+            taken.eq(beat == COUNTED_BEATS - 1),
+            queue.i.valid.eq(copied),
+            queue.i.payload.eq(functools.reduce(operator.or_, copies)),
         ]
-        with m.Switch(engine):
-            for e in Engine:
-                with m.Case(e):
-                    m.d.comb += queue.w_data.eq(heads[e])
+        m.d.sync += [room.eq(queue.stored <= queue.depth - 2 * RECORD_BEATS), copied.eq(leaving)]
         with m.If(leaving):
-            m.d.sync += beat.eq(Mux(last, 0, beat + 1))
-            with m.If(last):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(beat == RECORD_BEATS - 1):
                 m.d.sync += leaving.eq(0)
         with m.Elif(waiting.any() & room):
             m.d.sync += leaving.eq(1)
@@ -129,37 +133,36 @@ class RecordWriter(wiring.Component):
         newest = Signal(INDEX_BITS)
         offset = Signal(32)
         position = Signal(range(RECORD_BEATS))
-        queued = Signal()  # the beat at hand comes from the queue, not from the record's empty end
         m.d.comb += [
             bus.request.payload.window.eq(Window.RECORD),
             bus.request.payload.offset.eq(offset),
             bus.request.payload.length.eq(RECORD_BYTES),
-            under_way.w_data.eq(queue.r_data),
+            under_way.w_data.eq(queue.o.payload),
             under_way.w_en.eq(bus.request.valid & bus.request.ready),
             under_way.r_en.eq(bus.done),
             self.written.eq(bus.done),
-            queued.eq(position < QUEUED_BEATS),
-            bus.data.payload.eq(Mux(queued, queue.r_data, 0)),
+            bus.data.payload.eq(queue.o.payload),
         ]
         busy = Signal()
         with m.FSM():
             with m.State("REQUEST"):
-                m.d.comb += bus.request.valid.eq(queue.r_rdy & under_way.w_rdy)
+                m.d.comb += bus.request.valid.eq(queue.o.valid & under_way.w_rdy)
                 with m.If(bus.request.valid & bus.request.ready):
-                    m.d.sync += [newest.eq(queue.r_data), offset.eq(offset + RECORD_BYTES)]
+                    m.d.sync += [newest.eq(queue.o.payload), offset.eq(offset + RECORD_BYTES)]
                     m.next = "DATA"
             with m.State("DATA"):
                 m.d.comb += [
                     busy.eq(1),
-                    bus.data.valid.eq(queue.r_rdy | ~queued),
-                    queue.r_en.eq(bus.data.ready & queued),
+                    bus.data.valid.eq(queue.o.valid),
+                    queue.o.ready.eq(bus.data.ready),
                 ]
                 with m.If(bus.data.valid & bus.data.ready):
                     m.d.sync += position.eq(position + 1)
                     with m.If(position == RECORD_BEATS - 1):
                         m.next = "REQUEST"
         m.d.comb += [
-            self.idle.eq(~(waiting.any() | leaving | (queue.level != 0) | busy | under_way.r_rdy)),
+            self.idle.eq(~(waiting.any() | leaving | copied | (queue.stored != 0) | queue.o.valid | busy
+                           | under_way.r_rdy)),
             self.failed_command.eq(Mux(bus.error.code == Error.WINDOW_WRITE, newest, under_way.r_data)),
         ]
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal
+from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,13 +12,14 @@ from hw.contract.config import Config
 from hw.contract.registers import Error
 from hw.ports import UNDER_WAY, EnginePort
 from hw.register_block import ControlPort
-from hw.sequencer.command_format import HEADER_LAYOUT, INDEX_BITS
-from hw.sequencer.command_queues import CommandQueues, queued_layout
+from hw.sequencer.command_format import HEADER_LAYOUT, INDEX_BITS, NO_INDEX
+from hw.sequencer.command_queues import CommandQueues
 from hw.sequencer.dispatcher import Dispatcher
+from hw.sequencer.first_error import FirstError
 from hw.sequencer.program_fetch import ProgramFetch
 from hw.sequencer.records import RecordWriter
 from hw.sequencer.tokens import TokenCounters
-from hw.sequencer.under_way import UnderWay
+from hw.sequencer.under_way import UnderWay, opcode_of
 from hw.sequencer.watchdog import Watchdog
 
 
@@ -80,68 +81,78 @@ class Sequencer(wiring.Component):
             dispatcher.room.eq(queues.room),
             queues.write.eq(dispatcher.write),
             queues.write_valid.eq(dispatcher.write_valid),
+            tokens.announced.eq(queues.announced),
+            tokens.waits.eq(queues.waits),
         ]
 
         # ---- running commands -----------------------------------------------------------------------------------
         wiring.connect(m, records.bus, wiring.flipped(self.record))
         m.d.comb += records.cycles.eq(control.cycles)
         running, complete, start = Signal(len(Engine)), Signal(len(Engine)), Signal(len(Engine))
+        stuck = Signal()  # some command may be
+        next_cycle = Signal(32)
         under_way = Signal(len(Engine))  # per engine: it has not completed all its commands
         completed_index = Signal(data.ArrayLayout(INDEX_BITS, len(Engine)))  # of the last command complete
-        commands = []
+        started_indices, running_indices, next_indices = [], [], []
         for e in Engine:
             name = e.name.lower()
             port, front = getattr(self, name), getattr(queues, name)
-            command = Signal(queued_layout(e), name=f"{name}_command")
+            started_index = Signal(INDEX_BITS, name=f"{name}_started_index")  # of the last command started
             next_header = data.View(HEADER_LAYOUT, front.payload.command[: HEADER_LAYOUT.size])
-            commands.append(command)
-            queue = UnderWay(UNDER_WAY.get(e, 1))
+            started_indices.append(started_index)
+            next_indices.append(front.payload.index)
+            queue = UnderWay(e)
+            oldest = queue.o.payload
+            index = Signal(INDEX_BITS, name=f"{name}_index", init=NO_INDEX)  # of the oldest command
+            idle = Signal(name=f"{name}_idle", init=1)
+            running_indices.append(index)
             m.submodules[f"{name}_under_way"] = clean(queue)
             overlaps = e in UNDER_WAY
             # Its records must not pile up: where commands overlap they complete later, others start later.
             may_start = queue.i.ready if overlaps else records.accepting[e]
             m.d.comb += [
                 port.command.valid.eq(running[e]),
-                port.command.payload.eq(command.command),
+                port.command.payload.eq(getattr(queues, f"shown_{name}")),
                 complete[e].eq(port.complete if overlaps else running[e] & port.command.ready),
                 start[e].eq(front.valid & tokens.enough[e] & ~running[e] & run & may_start),
                 front.ready.eq(start[e]),
                 queue.i.valid.eq(start[e]),
                 queue.i.payload.index.eq(front.payload.index),
-                queue.i.payload.opcode.eq(next_header.opcode),
                 queue.i.payload.signal.eq(next_header.signal),
-                queue.i.payload.start.eq(control.cycles + 1),
+                queue.i.payload.start.eq(next_cycle),
                 queue.o.ready.eq(complete[e]),
                 under_way[e].eq(queue.o.valid),
-                tokens.signals[e].eq(queue.o.payload.signal),
-                *(tokens.waits[e][p].eq(getattr(next_header, f"wait_{p.name.lower()}")) for p in Engine),
-                records.command[e].index.eq(queue.o.payload.index),
-                records.command[e].opcode.eq(queue.o.payload.opcode),
-                records.command[e].start.eq(queue.o.payload.start),
+                tokens.signals[e].eq(oldest.signal),
+                records.command[e].index.eq(oldest.index),
+                records.command[e].opcode.eq(opcode_of(e, oldest)),
+                records.command[e].start.eq(oldest.start),
                 getattr(records, f"counters_{name}").eq(port.counters),
-                watchdog.candidates[e].valid.eq(under_way[e] | front.valid),
-                watchdog.candidates[e].index.eq(Mux(under_way[e], queue.o.payload.index, front.payload.index)),
-                control.running[e].eq(Mux(under_way[e], queue.o.payload.index, Const(0xFFFF_FFFF, 32))),
+                control.running[e].eq(Cat(index, idle.replicate(32 - INDEX_BITS))),
             ]
+            m.d.sync += [idle.eq(~under_way[e]), index.eq(Mux(under_way[e], oldest.index, NO_INDEX))]
+            if hasattr(queue.i.payload, "opcode"):
+                m.d.comb += queue.i.payload.opcode.eq(next_header.opcode)
             if overlaps:
                 m.d.comb += port.may_complete.eq(records.free[e])
             with m.If(complete[e]):
                 m.d.sync += completed_index[e].eq(queue.o.payload.index)
             with m.If(start[e]):
-                m.d.sync += [running[e].eq(1), command.eq(front.payload)]
+                m.d.sync += [running[e].eq(1), started_index.eq(front.payload.index)]
             with m.If((running[e] & port.command.ready) | self.engine_reset):
                 m.d.sync += running[e].eq(0)
         m.d.comb += [
             tokens.complete.eq(complete),
-            tokens.start.eq(start),
             records.complete.eq(complete),
+            queues.held.eq(running),
+            watchdog.candidates.as_value().eq(Cat(*running_indices, *next_indices)),
         ]
 
         # ---- counts since the doorbell ----------------------------------------------------------------------------
         accepted = Signal()  # the doorbell, taken
         counting = Signal()
+        m.d.comb += next_cycle.eq(control.cycles + 1)
         with m.If(counting):
-            m.d.sync += control.cycles.eq(control.cycles + 1)
+            m.d.sync += control.cycles.eq(next_cycle)
         m.d.sync += [
             control.dispatched.eq(control.dispatched + (dispatcher.write_valid & dispatcher.write.last)),
             control.completed.eq(control.completed + records.written),
@@ -149,34 +160,32 @@ class Sequencer(wiring.Component):
         with m.If(accepted):
             m.d.sync += [control.cycles.eq(1), control.dispatched.eq(0), control.completed.eq(0)]
 
-        # ---- errors: the first one counts ---------------------------------------------------------------------------
-        fault = Signal()
-        clear = Signal()
+        # ---- errors: the first one counts; of those of one cycle, the first of the list -----------------------------
+        names = [e.name.lower() for e in Engine]
         sources = [
-            (fetch.bus.error.valid, fetch.bus.error.code, fetch.failed_command, fetch.bus.error.address),
-            (dispatcher.error.valid, dispatcher.error.code, dispatcher.index, dispatcher.error.address),
-            (records.bus.error.valid, records.bus.error.code, records.failed_command, records.bus.error.address),
-            *((getattr(self, e.name.lower()).error.valid, getattr(self, e.name.lower()).error.code,
-               commands[e].index, getattr(self, e.name.lower()).error.address) for e in Engine),
-            *((tokens.overflow[e], Error.TOKEN_OVERFLOW, completed_index[e], 0) for e in Engine),
-            (watchdog.expired, Error.WATCHDOG, watchdog.oldest, 0),
+            (fetch.bus.error, fetch.failed_command),
+            (dispatcher.error, dispatcher.index),
+            (records.bus.error, records.failed_command),
+            *((getattr(self, name).error, index) for name, index in zip(names, started_indices, strict=True)),
+            *(({"valid": tokens.overflow[e], "code": Error.TOKEN_OVERFLOW}, completed_index[e]) for e in Engine),
+            ({"valid": watchdog.expired & stuck, "code": Error.WATCHDOG}, watchdog.oldest),
+            ({"valid": watchdog.expired & ~stuck, "code": Error.WATCHDOG}, dispatcher.index),
         ]
-        with m.If(clear):
-            m.d.sync += [
-                fault.eq(0),
-                control.error_code.eq(Error.NONE),
-                control.error_command.eq(0),
-                control.error_address.eq(0),
-            ]
-        with m.Elif(run & ~fault):
-            m.d.sync += fault.eq(Cat(valid for valid, *_rest in sources).any())
-            for valid, code, index, address in reversed(sources):  # the first of the list wins
-                with m.If(valid):
-                    m.d.sync += [
-                        control.error_code.eq(code),
-                        control.error_command.eq(index),
-                        control.error_address.eq(address),
-                    ]
+        m.submodules.errors = errors = FirstError(len(sources))
+        fault, clear = errors.fault, errors.clear
+        m.d.comb += [
+            stuck.eq(watchdog.oldest != NO_INDEX),
+            errors.listen.eq(run),
+            control.error_code.eq(errors.code),
+            control.error_command.eq(errors.command),
+            control.error_address.eq(errors.address),
+        ]
+        for source, (error, index) in zip(errors.sources, sources, strict=True):
+            m.d.comb += source.index.eq(index)
+            if isinstance(error, dict):
+                m.d.comb += [source.error.valid.eq(error["valid"]), source.error.code.eq(error["code"])]
+            else:
+                m.d.comb += source.error.eq(error)
 
         # ---- start, end, reset ----------------------------------------------------------------------------------
         ended = Signal()
@@ -190,7 +199,6 @@ class Sequencer(wiring.Component):
             watchdog.limit.eq(control.watchdog),
             watchdog.enable.eq((run | waiting) & ~changing),
             watchdog.activity.eq(self.bus_moved | self.progress | complete.any() | start.any()),
-            watchdog.otherwise.eq(dispatcher.index),
         ]
         with m.If(control.acknowledge):
             m.d.sync += status.interrupt.eq(0)
@@ -207,8 +215,7 @@ class Sequencer(wiring.Component):
 
         def give_up():
             """The bus does not let its bursts end: an error of its own where there is none yet."""
-            with m.If(~fault):
-                m.d.sync += control.error_code.eq(Error.WATCHDOG)
+            m.d.comb += errors.give_up.eq(1)
             finish(status.error)
 
         with m.FSM():

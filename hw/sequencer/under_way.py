@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
-import itertools
-
 from amaranth import Module, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.contract.commands import Engine
+from hw.contract.commands import ENGINE_OF, Engine
+from hw.ports import UNDER_WAY
 from hw.sequencer.command_format import INDEX_BITS
 
-#: What is needed when a command completes; `start` : the cycle in which its engine was given it.
-UNDER_WAY_LAYOUT = data.StructLayout({
-    "index": unsigned(INDEX_BITS),
-    "opcode": unsigned(8),
-    "signal": unsigned(len(Engine)),
-    "start": unsigned(32),
-})
+
+def under_way_layout(engine: Engine) -> data.StructLayout:
+    """What is needed when a command completes; `start` : the cycle in which its engine was given it.
+
+    An engine that has only one opcode needs none here: see `opcode_of`.
+    """
+    several = len(_opcodes(engine)) > 1
+    return data.StructLayout({
+        "index": unsigned(INDEX_BITS),
+        "signal": unsigned(len(Engine)),
+        "start": unsigned(32),
+        **({"opcode": unsigned(8)} if several else {}),
+    })
+
+
+def opcode_of(engine: Engine, payload):
+    """The opcode of a command of `engine` in the layout above."""
+    opcodes = _opcodes(engine)
+    return payload.opcode if len(opcodes) > 1 else opcodes[0]
+
+
+def _opcodes(engine: Engine) -> list[int]:
+    return [int(opcode) for opcode, of in ENGINE_OF.items() if of is engine]
 
 
 class UnderWay(wiring.Component):
-    """A queue of at most `depth` commands, oldest first; `o` holds the oldest in the cycle after it went in.
+    """A queue of the commands that `engine` has under way, oldest first; `o` holds the oldest in the cycle after it
+    went in.
 
     Members
     -------
     i : a command starts. o : the oldest command; taken when it completes.
     """
 
-    def __init__(self, depth: int):
-        self.depth = depth
-        super().__init__({
-            "i": In(stream.Signature(UNDER_WAY_LAYOUT)),
-            "o": Out(stream.Signature(UNDER_WAY_LAYOUT)),
-        })
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        layout = under_way_layout(engine)
+        super().__init__({"i": In(stream.Signature(layout)), "o": Out(stream.Signature(layout))})
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        places = [Signal(UNDER_WAY_LAYOUT, name=f"place_{i}") for i in range(self.depth)]
-        used = Signal(self.depth)  # bit i: place i holds a command
-        taken = Signal()
-        m.d.comb += [
-            self.i.ready.eq(~used[-1]),
-            self.o.valid.eq(used[0]),
-            self.o.payload.eq(places[0]),
-            taken.eq(self.o.valid & self.o.ready),
-        ]
-        after = Signal(self.depth)  # places used once the oldest has left
-        m.d.comb += after.eq(used)
-        with m.If(taken):
-            m.d.comb += after.eq(used >> 1)
-            m.d.sync += [place.eq(following) for place, following in itertools.pairwise(places)]
-        m.d.sync += used.eq(after)
+        depth = UNDER_WAY.get(self.engine, 1)
+        if depth > 1:
+            m.submodules.queue = queue = fifo.SyncFIFO(width=under_way_layout(self.engine).size, depth=depth)
+            m.d.comb += [
+                queue.w_data.eq(self.i.payload),
+                queue.w_en.eq(self.i.valid),
+                self.i.ready.eq(queue.w_rdy),
+                self.o.payload.eq(queue.r_data),
+                self.o.valid.eq(queue.r_rdy),
+                queue.r_en.eq(self.o.ready),
+            ]
+            return m
+        place = Signal.like(self.i.payload)
+        m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(place)]
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += used.eq((after << 1) | 1)
-            for i, place in enumerate(places):
-                free = ~after[i] & (after[i - 1] if i else 1)
-                with m.If(free):
-                    m.d.sync += place.eq(self.i.payload)
+            m.d.sync += [self.o.valid.eq(1), place.eq(self.i.payload)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
         return m

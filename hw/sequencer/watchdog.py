@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.commands import Engine
-from hw.sequencer.command_format import INDEX_BITS
+from hw.sequencer.command_format import INDEX_BITS, NO_INDEX
 
-#: Per engine, the command that it runs or that is next for it.
-CANDIDATES_LAYOUT = data.ArrayLayout(data.StructLayout({"valid": 1, "index": unsigned(INDEX_BITS)}), len(Engine))
+#: Indices of commands that may be stuck, NO_INDEX where there is none: those that run, then those that are next.
+CANDIDATES_LAYOUT = data.ArrayLayout(unsigned(INDEX_BITS), 2 * len(Engine))
 
 
 class Watchdog(wiring.Component):
@@ -21,8 +24,9 @@ class Watchdog(wiring.Component):
     limit : cycles; 0: never. enable : count; otherwise the count is zero.
     activity : something happened: the count starts again.
     expired : there have been `limit` cycles without activity; stays until the count starts again.
-    candidates : commands that may be stuck. otherwise : the index when there is none.
-    oldest : the first of them in the program; two cycles behind.
+    candidates : commands that may be stuck.
+    oldest : the first of them in the program, NO_INDEX without any; they are looked at one after the other, so that
+        it is up to twenty cycles behind.
     """
 
     def __init__(self):
@@ -32,30 +36,36 @@ class Watchdog(wiring.Component):
             "activity": In(1),
             "expired": Out(1),
             "candidates": In(CANDIDATES_LAYOUT),
-            "otherwise": In(INDEX_BITS),
             "oldest": Out(INDEX_BITS),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
         quiet = Signal(32)
+        late = Signal()
+        bounded = Signal()
+        m.d.sync += [late.eq(quiet >= self.limit), bounded.eq(self.limit != 0)]
         with m.If(~self.enable | self.activity):
-            m.d.sync += [quiet.eq(1), self.expired.eq(0)]
+            m.d.sync += [quiet.eq(2), late.eq(0), self.expired.eq(0)]  # `late` is a cycle behind
         with m.Else():
             m.d.sync += quiet.eq(quiet + 1)
-            with m.If((quiet >= self.limit) & (self.limit != 0)):
+            with m.If(late & bounded):
                 m.d.sync += self.expired.eq(1)
 
-        def first(a, b, name):
-            """The earlier of two candidates, in the next cycle."""
-            result = Signal(CANDIDATES_LAYOUT.elem_shape, name=name)
-            take_b = Signal(name=f"{name}_is_second")
-            m.d.comb += take_b.eq(b.valid & (~a.valid | (b.index < a.index)))
-            m.d.sync += [result.valid.eq(a.valid | b.valid), result.index.eq(Mux(take_b, b.index, a.index))]
-            return result
-
-        c = self.candidates
-        winner = first(first(c[0], c[1], "first_01"), first(c[2], c[3], "first_23"), "first_0123")
-        assert len(Engine) == 4
-        m.d.comb += self.oldest.eq(Mux(winner.valid, winner.index, self.otherwise))
+        # A copy of each candidate is zero unless it has its turn.
+        turn = Signal(range(len(self.candidates)))
+        first = Signal()
+        copies = []
+        for i in range(len(self.candidates)):
+            copy = Signal(INDEX_BITS, name=f"copy{i}")
+            m.d.sync += copy.eq(Mux(turn == i, self.candidates[i], 0))
+            copies.append(copy)
+        index = Signal(INDEX_BITS)
+        least = Signal(INDEX_BITS, init=NO_INDEX)
+        m.d.comb += index.eq(functools.reduce(operator.or_, copies))
+        m.d.sync += [turn.eq(turn + 1), first.eq(turn == 0)]
+        with m.If(first | (index < least)):
+            m.d.sync += least.eq(index)
+        with m.If(first):  # the one before was the last of a round
+            m.d.sync += self.oldest.eq(least)
         return m

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.asserts import AnySeq
 from amaranth.hdl import Assume, Value
+from amaranth.lib import data
 
 from hw.bus.axi import PAGE_BYTES
 from hw.bus.burst_planner import CLIENTS, BurstPlanner
+from hw.bus.transfer import TRANSFER_LAYOUT
 from hw.contract.config import WINDOWS, preset
 from hw.contract.registers import Permission
 from testbench.formal.harness import Harness
@@ -39,39 +41,52 @@ class WindowHarness(Harness):
         return Cat(self._permits(i, permission) & (base == window.base) & (size == window.size)
                    for i, window in enumerate(self.dut.windows)).any()
 
+    def check(self, path: str) -> Check:
+        """The check in a planner at `path`; there is one transfer in it at most."""
+        check = Check(self, path)
+        self.always(check.looking + check.checking + check.judging <= 1)
+        return check
+
     def planner_rules(self, permission: Permission, path: str) -> Place:
         """What holds within a planner at `path`: a transfer that was checked, and those under way, lie in a window.
 
         Returns the place that the offered burst must lie in.
         """
         m, bits = self.m, CONFIG.axi_address_bits
-        checking, permitted = self.probe(1, f"{path}checking"), self.probe(1, f"{path}permitted")
-        client = self.probe(1, f"{path}client")
-        base, size = self.probe(bits, f"{path}base"), self.probe(32, f"{path}size")
-        offset, length = self.probe(32, f"{path}offset"), self.probe(32, f"{path}length")
-        end = self.probe(33, f"{path}end")
-        self.always(~(checking & permitted) | (
-            self._is_window(permission, base, size) & (offset[:3] == 0) & (length[:3] == 0) & (length != 0)
-            & (end == offset + length)))
+        check = self.check(path)
+        base, size = Signal(bits, name=f"{path}base"), Signal(32, name=f"{path}size")
+        limit = Signal(_WIDE, name=f"{path}limit")
+        m.d.comb += [
+            base.eq(self.probe(bits - 3, f"{path}base") << 3),
+            size.eq(self.probe(29, f"{path}size") << 3),
+            limit.eq(base + (self.probe(30, f"{path}end") << 3)),
+        ]
+        self.always(~(check.checking & self.probe(1, f"{path}permitted")) | self._is_window(permission, base, size))
+        self.always(~(check.checking & self.probe(1, f"{path}well_formed")) | (
+            (check.transfer.offset[:3] == 0) & (check.transfer.length[:3] == 0) & (check.transfer.length != 0)))
+        self.always(~check.checking | (
+            limit == base + Cat(Const(0, 3), check.transfer.offset[3:]) + Cat(Const(0, 3), check.transfer.length[3:])))
         valid, ready = self.probe(1, f"{path}burst__valid"), self.probe(1, f"{path}burst__ready")
         turn = self.probe(bits + 10, f"{path}burst__payload")[bits + 8]
         fresh, place, offered = Signal(), Place(self, f"{path}fresh"), Place(self, f"{path}offered")
         m.d.comb += fresh.eq(valid & (~self.past(valid) | self.past(ready)))
         for c in range(CLIENTS):
             active = self.probe(1, f"{path}active{c}")
-            address, beats = self.probe(bits, f"{path}address{c}"), self.probe(29, f"{path}beats{c}")
+            address, behind = Signal(bits, name=f"{path}at{c}"), Signal(_WIDE, name=f"{path}behind{c}")
+            m.d.comb += [
+                address.eq(self.probe(bits - 3, f"{path}address{c}") << 3),
+                behind.eq(self.probe(bits - 2, f"{path}behind{c}") << 3),
+            ]
             mine = Place(self, f"{path}client{c}")
-            with m.If(checking & (client == c)):
-                m.d.sync += [mine.base.eq(base), mine.size.eq(size), mine.limit.eq(base + end)]
+            with m.If(check.checking & (check.client == c)):
+                m.d.sync += [mine.base.eq(base), mine.size.eq(size), mine.limit.eq(limit)]
             with m.If(fresh & (turn == c)):
                 m.d.comb += place.eq(mine)
-            rest = Signal(_WIDE, name=f"{path}rest{c}")
-            m.d.comb += rest.eq(address + (beats << 3))
-            self.always(~(active & checking & (client == c)))
-            self.always(~active | ((beats != 0) & (address[:3] == 0)))
-            self.always(~active | (address >= mine.base))
-            self.always(~active | (rest == mine.limit))
-            self.always(~(active | fresh & (turn == c)) | mine.is_good(permission))
+            self.always(~(active & check.under_way & (check.client == c)))
+            held = Signal(name=f"{path}held{c}")  # a transfer that may be done
+            m.d.comb += held.eq(active | check.judging & check.granted & (check.client == c))
+            self.always(~held | ((address >= mine.base) & (address < behind) & (behind == mine.limit)))
+            self.always(~(held | fresh & (turn == c)) | mine.is_good(permission))
         with m.If(~fresh):
             m.d.comb += place.eq(offered)
         m.d.sync += offered.eq(place)
@@ -84,6 +99,17 @@ class WindowHarness(Harness):
         self.m.d.comb += [beats.eq(length + 1), end.eq(address + (beats << 3))]
         return ((address[:3] == 0) & (beats <= CONFIG.burst_beats) & (address[:12] + (beats << 3) <= PAGE_BYTES)
                 & (address >= place.base) & (end <= place.limit))
+
+
+class Check:
+    """Signals of a planner's check: the transfer in it, whose it is, and how far it has come."""
+
+    def __init__(self, harness: WindowHarness, path: str):
+        self.looking, self.checking, self.judging, self.client = (
+            harness.probe(1, f"{path}{name}") for name in ("looking", "checking", "judging", "client"))
+        self.transfer = data.View(TRANSFER_LAYOUT, harness.probe(TRANSFER_LAYOUT.size, f"{path}transfer"))
+        self.granted = harness.probe(1, f"{path}granted")
+        self.under_way = self.looking | self.checking | self.judging
 
 
 class Place:
@@ -138,62 +164,71 @@ class PlannerTransfers(WindowHarness):
         m.d.comb += fresh.eq(burst.valid & (~self.past(burst.valid) | self.past(burst.ready)))
         beats = Signal(9)
         m.d.comb += beats.eq(burst.payload.length + 1)
-        checking, client = self.probe(1, "checking"), self.probe(1, "client")
-        busy = []
+        check = self.check("")
+        self.always(check.looking == self.past(Cat(request.valid & request.ready for request in requests).any()))
+        self.always(check.checking == self.past(check.looking & ~dut.stop))
+        self.always(check.judging == self.past(check.checking & ~dut.stop))
+        # The request that was taken last, and whether it must be denied.
+        transfer = Signal(TRANSFER_LAYOUT, name="taken_transfer")
+        client = Signal(name="taken_client")
         for c, request in enumerate(requests):
-            transfer = request.payload
-            base = Signal(CONFIG.axi_address_bits, name=f"window_base{c}")
-            size, permitted = Signal(32, name=f"window_size{c}"), Signal(name=f"window_permits{c}")
-            for i in range(WINDOWS):
-                with m.If(transfer.window == i):
-                    m.d.comb += [base.eq(dut.windows[i].base), size.eq(dut.windows[i].size),
-                                 permitted.eq(self._permits(i, self.permission))]
-            # The request that was taken in the cycle before, and whether it must be denied.
-            taken = self.past(request.valid & request.ready)
-            base, size, permitted = self.past(base), self.past(size), self.past(permitted)
-            offset, length = self.past(transfer.offset), self.past(transfer.length)
-            end, allowed = Signal(_WIDE, name=f"transfer_end{c}"), Signal(name=f"allowed{c}")
-            m.d.comb += [
-                end.eq(offset + length),
-                allowed.eq(permitted & (offset[:3] == 0) & (length[:3] == 0) & (length != 0) & (end <= size)
-                           & (base + end <= 1 << CONFIG.axi_address_bits)),
-            ]
-            self.always(dut.error[c].valid == self.past(taken & ~allowed & ~dut.stop))
-            self.always(~dut.error[c].valid | (dut.error[c].address == self.past(offset)))
-            # What the planner holds of it.
-            self.always(taken == (checking & (client == c)))
-            self.always(~taken | (base[:3] == 0))
-            for width, name, value in ((CONFIG.axi_address_bits, "base", base), (32, "size", size),
-                                       (32, "offset", offset), (32, "length", length), (33, "end", end)):
-                self.always(~taken | (self.probe(width, name) == value))
-            self.always(~taken | (self.probe(1, "permitted") == (
-                permitted & (offset[:3] == 0) & (length[:3] == 0) & (length != 0))))
+            with m.If(request.valid & request.ready):
+                m.d.sync += [transfer.eq(request.payload), client.eq(c)]
+        base, size = Signal(CONFIG.axi_address_bits, name="window_base"), Signal(32, name="window_size")
+        permitted = Signal(name="window_permits")
+        for i in range(WINDOWS):
+            with m.If(transfer.window == i):
+                m.d.comb += [base.eq(dut.windows[i].base), size.eq(dut.windows[i].size),
+                             permitted.eq(self._permits(i, self.permission))]
+        end, allowed = Signal(_WIDE, name="transfer_end"), Signal(name="allowed")
+        m.d.comb += [
+            end.eq(transfer.offset + transfer.length),
+            allowed.eq(permitted & (transfer.offset[:3] == 0) & (transfer.length[:3] == 0) & (transfer.length != 0)
+                       & (end <= size) & (base + end <= 1 << CONFIG.axi_address_bits)),
+        ]
+        # What the planner holds of it.
+        self.always(~check.under_way | ((check.client == client) & (check.transfer.as_value() == transfer.as_value())))
+        for width, name, value in ((CONFIG.axi_address_bits - 3, "base", base[3:]), (29, "size", size[3:]),
+                                   (1, "permitted", permitted)):
+            self.always(~check.checking | (self.probe(width, name) == value))
+        self.always(~check.checking | (self.probe(30, "end") == transfer.offset[3:] + transfer.length[3:]))
+        self.always(~check.checking | (self.probe(1, "well_formed") == (
+            (transfer.offset[:3] == 0) & (transfer.length[:3] == 0) & (transfer.length != 0))))
+        self.always(~check.judging | (check.granted == allowed))
+        busy = []
+        for c in range(CLIENTS):
+            mine = client == c
+            self.always(dut.error[c].valid == self.past(check.judging & ~allowed & mine & ~dut.stop))
+            self.always(~dut.error[c].valid | (dut.error[c].address == self.past(transfer.offset)))
             # What is still to come of the transfer, this burst included.
             address, left = Signal(CONFIG.axi_address_bits, name=f"to_come_at{c}"), Signal(29, name=f"to_come{c}")
-            mine = fresh & (burst.payload.client == c)
+            made = fresh & (burst.payload.client == c)
             with m.If(dut.stop):
                 m.d.sync += left.eq(0)
-            with m.Elif(taken & allowed):
-                m.d.sync += [address.eq(base + offset), left.eq(length[3:])]
-            with m.Elif(mine):
+            with m.Elif(check.judging & mine & allowed):
+                m.d.sync += [address.eq(base + transfer.offset), left.eq(transfer.length[3:])]
+            with m.Elif(made):
                 m.d.sync += [address.eq(address + (beats << 3)), left.eq(left - beats)]
             longest = CONFIG.burst_beats - address[3 : 3 + CONFIG.burst_beats.bit_length() - 1]
-            self.always(~mine | ((burst.payload.address == address) & (left != 0)
+            self.always(~made | ((burst.payload.address == address) & (left != 0)
                                  & (beats == Mux(left < longest, left, longest))
                                  & (burst.payload.last == (beats == left))))
             # The planner's own view of it.
             active = self.probe(1, f"active{c}")
-            self.always(~(taken & (active | (left != 0))))
+            own_address = Cat(Const(0, 3), self.probe(CONFIG.axi_address_bits - 3, f"address{c}"))
+            own_behind = Cat(Const(0, 3), self.probe(CONFIG.axi_address_bits - 2, f"behind{c}"))
+            self.always(~(check.under_way & mine & (active | (left != 0))))
+            self.always(~(check.judging & mine & allowed) | (
+                (own_address == base + transfer.offset) & (own_behind == base + end)))
             self.always((left == 0) | (address[:3] == 0))
-            own_address, own_left = self.probe(CONFIG.axi_address_bits, f"address{c}"), self.probe(29, f"beats{c}")
-            self.always(active == Mux(mine, left != beats, left != 0))
+            self.always((left == 0) | (address + (left << 3) <= 1 << CONFIG.axi_address_bits))
+            self.always(active == Mux(made, left != beats, left != 0))
             after = Signal(CONFIG.axi_address_bits, name=f"after{c}")
             m.d.comb += after.eq(address + (beats << 3))
-            self.always(~active | Mux(mine, (own_address == after) & (own_left == left - beats),
-                                      (own_address == address) & (own_left == left)))
+            self.always(~active | ((own_behind == address + (left << 3)) & (own_address == Mux(made, after, address))))
             busy.append(left != 0)
         self.always(~burst.valid | (burst.payload.length < CONFIG.burst_beats))
-        self.always(~dut.idle | ~(checking | burst.valid | Cat(busy).any()))
+        self.always(~dut.idle | ~(check.under_way | burst.valid | Cat(busy).any()))
         # The next burst is there in the cycle after the bus took one.
         more = Cat(self.probe(1, f"active{c}") for c in range(CLIENTS)).any()
         self.always(~self.past(more & ~dut.stop & (~burst.valid | burst.ready)) | fresh)

@@ -13,7 +13,7 @@ from testbench.formal.harness import Harness
 
 
 class RegisterPort(Harness):
-    """Answers stay until they are taken, belong to a request, come within two cycles, and tell what is no register."""
+    """Answers stay until taken, belong to a request, come within three cycles, and tell what is no register."""
 
     def __init__(self) -> None:
         super().__init__(RegisterBlock(preset("nano")))
@@ -35,7 +35,9 @@ class RegisterPort(Harness):
 
         # Answers come; what is not taken now waits for an answer that the host has to take.
         self.always(self.patience((addresses != 0) & (data != 0) & ~bus.bvalid, 1))
-        self.always(self.patience((reads != 0) & ~bus.rvalid, 1))
+        self.always(self.patience((reads != 0) & ~bus.rvalid, 2))
+        reading, passing = self.probe(1, "reading"), self.probe(1, "passing")
+        self.always(~(reading & passing) & ~((reading | passing) & bus.rvalid))
         self.always(bus.awready | (addresses != 0))
         self.always(bus.wready | (data != 0))
 

@@ -209,7 +209,7 @@ def test_window_edges(client_name):
         channel = dut.bus.arvalid if reads else dut.bus.awvalid
         for window, offset, length, allowed in ACCESSES:
             await request(ctx, client, window, offset, length)
-            for _ in range(4):
+            for _ in range(8):
                 if ctx.get(channel) or ctx.get(client.error.valid):
                     break
                 await ctx.tick()
