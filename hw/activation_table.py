@@ -10,27 +10,25 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import Config
 from hw.contract.layouts import TABLE_BYTES
 
+#: Bytes of the table that are written at once, and read for a value: what a block RAM gives at once.
+WORD_BYTES = 4
 
-def table_words(config: Config) -> int:
-    """Weight store words that the table takes."""
-    return TABLE_BYTES // config.weight_word_bytes
-
-
-def table_index_bits(config: Config) -> int:
-    """Bits of the index of one of them."""
-    return (table_words(config) - 1).bit_length()
+#: Words that the table takes.
+TABLE_WORDS = TABLE_BYTES // WORD_BYTES
 
 
 class Table(wiring.Component):
     """Looks up Q values per cycle, LATENCY cycles later; or hands them on where it is not in use.
 
+    Each lane has the table in a block RAM of its own.
+
     Members
     -------
-    use : stable while values come. write, write_index, write_data : one word of the table.
+    use : stable while values come. write, write_index, write_data : one word of the table, while no values come.
     i_valid, i_value, o_valid, o_value : int8 per lane.
     """
 
-    LATENCY = 1
+    LATENCY = 2
 
     def __init__(self, config: Config):
         self.config = config
@@ -38,8 +36,8 @@ class Table(wiring.Component):
         super().__init__({
             "use": In(1),
             "write": In(1),
-            "write_index": In(table_index_bits(config)),
-            "write_data": In(8 * config.weight_word_bytes),
+            "write_index": In(range(TABLE_WORDS)),
+            "write_data": In(8 * WORD_BYTES),
             "i_valid": In(1),
             "i_value": In(values),
             "o_valid": Out(1),
@@ -48,20 +46,18 @@ class Table(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        word_bytes = self.config.weight_word_bytes
-        low = (word_bytes - 1).bit_length()
-        m.submodules.words = words = Memory(shape=unsigned(8 * word_bytes), depth=table_words(self.config), init=[])
+        low = (WORD_BYTES - 1).bit_length()
+        m.submodules.words = words = Memory(shape=unsigned(8 * WORD_BYTES), depth=TABLE_WORDS, init=[])
         write = words.write_port()
+        valid = Signal()
         m.d.comb += [write.en.eq(self.write), write.addr.eq(self.write_index), write.data.eq(self.write_data)]
-        m.d.sync += self.o_valid.eq(self.i_valid)
+        m.d.sync += [valid.eq(self.i_valid), self.o_valid.eq(valid)]
         for i in range(self.config.requantise_lanes):
-            value = Signal(8, name=f"value_{i}")
-            read = words.read_port(domain="comb")
-            entry = Signal(8, name=f"entry_{i}")
-            m.d.comb += [
-                value.eq(self.i_value[i]),
-                read.addr.eq(value[low:]),
-                entry.eq(read.data.word_select(value[:low], 8)),
+            index, value = Signal(8, name=f"index_{i}"), Signal(8, name=f"value_{i}", reset_less=True)
+            read = words.read_port()
+            m.d.comb += [index.eq(self.i_value[i]), read.addr.eq(index[low:]), read.en.eq(~self.write)]
+            m.d.sync += [
+                value.eq(index),
+                self.o_value[i].eq(Mux(self.use, read.data.word_select(value[:low], 8), value)),
             ]
-            m.d.sync += self.o_value[i].eq(Mux(self.use, entry, value))
         return m

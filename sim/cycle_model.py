@@ -36,11 +36,12 @@ class Costs:
     tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
     fetch_latency: int = 9  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
-    conv_end: int = 16  #: the last accumulators taken until the last word is written
+    conv_end: int = 22  #: the last accumulators taken until the last word is written
+    conv_add: int = 19  #: with a residual ADD, so much longer
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 35  #: a vector command, but the steps of its words
-    depthwise: int = 47  #: a DEPTHWISE command, but its steps
+    vector: int = 40  #: a vector command, but the steps of its words
+    depthwise: int = 52  #: a DEPTHWISE command, but its steps
     dilate: int = 8  #: a DILATE command, but its steps
     combine: int = 8  #: a COMBINE command, but its words
     combine_word: int = 4  #: a word of a COMBINE command
@@ -78,6 +79,7 @@ class ConvWork:
     tile_rows : [kernel tiles, output blocks] rows stored in each tile.
     unrolling : log2 of the output blocks worked on at once.
     empty_words : mask words without active pixels that are walked; none where the whole command is passed over.
+    add : a residual ADD follows.
     """
 
     issue: NDArray[np.integer]
@@ -85,6 +87,17 @@ class ConvWork:
     tile_rows: NDArray[np.integer]
     unrolling: int
     empty_words: int = 0
+    add: bool = False
+
+
+def _word_cycles(config: Config, *, twice: bool) -> int:
+    """Cycles that a word of results takes in a requantiser; `twice`: ADD or MUL, which take two turns."""
+    return config.lanes // config.requantise_lanes * (2 if twice else 1)
+
+
+def _conv_end(*, add: bool) -> int:
+    """Cycles from the last accumulators taken until the last word is written."""
+    return COSTS.conv_end + (COSTS.conv_add if add else 0)
 
 
 def _row_cycles(work: ConvWork, waves: int, depth: int, pixel_groups: int) -> NDArray[np.int64]:
@@ -124,10 +137,11 @@ def _bank_conflicts(work: ConvWork, waves: int, wave_pixels: int) -> NDArray[np.
     return (pairs[:, :, 0] & pairs[:, :, 1] != 0).sum(axis=1)
 
 
-def _drain_cycles(pixels: int, blocks: int, pixel_groups: int, config: Config) -> int:
-    """Cycles that the drain takes for a wave: Q lanes per cycle, and one for each row without an output block."""
+def _drain_cycles(pixels: int, blocks: int, pixel_groups: int, config: Config, *, add: bool) -> int:
+    """Cycles that the drain takes for a wave: Q lanes per cycle, with a residual ADD every other cycle, and one for
+    each row without an output block."""
     idle_rows = config.rows - min(pixels, pixel_groups) * blocks
-    return pixels * blocks * (config.lanes // config.requantise_lanes) + idle_rows
+    return pixels * blocks * _word_cycles(config, twice=add) + idle_rows
 
 
 def convolution(work: ConvWork, config: Config) -> int:
@@ -151,7 +165,7 @@ def convolution(work: ConvWork, config: Config) -> int:
     before = ready  # when each row was done with the tile before the last
     banks = [np.zeros_like(ready), np.zeros_like(ready)]  # when each row's accumulator banks are free
     drained = 0.0  # when the drain is done with all waves so far
-    entries = config.lanes // config.requantise_lanes
+    entries = _word_cycles(config, twice=work.add)
     loader = fetched = walked
     wave_index = 0
     for first in range(0, blocks, group_blocks):
@@ -186,12 +200,12 @@ def convolution(work: ConvWork, config: Config) -> int:
                     bank[group, block] = drained
                 drained += group_blocks - (last - first)  # rows without an output block
             wave_index += 1
-    return math.ceil(drained) + COSTS.conv_end
+    return math.ceil(drained) + _conv_end(add=work.add)
 
 
 def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: int, unrolling: int,
              density: float = 0.5, lanes_per_word: float | None = None, weight_density: float = 1.0,
-             words_per_tap: float = 1.0) -> int:
+             words_per_tap: float = 1.0, add: bool = False) -> int:
     """Cycles of a CONV command from its shape.
 
     Parameters
@@ -199,7 +213,7 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
     pixels : active output pixels. kernel_tiles : taps x input blocks. output_blocks, unrolling : of the command.
     density : share of non-zero activations inside the input. lanes_per_word : valid channels per activation
         word, `lanes` unless given. weight_density : share of weight rows that are stored.
-    words_per_tap : share of taps that lie inside the input.
+    words_per_tap : share of taps that lie inside the input. add : a residual ADD follows.
     """
     if pixels == 0:
         return COSTS.conv_start + COSTS.conv_empty
@@ -221,10 +235,10 @@ def expected(config: Config, *, pixels: int, kernel_tiles: int, output_blocks: i
             busy_rows = min(wave, pixel_groups) * blocks
             spread = _SPREAD * math.sqrt(words * lanes * survive * (1 - survive)) if busy_rows > 1 else 0.0
             fetch = _fetch_cycles(wave, pixel_groups, config)
-            drain = _drain_cycles(wave, blocks, pixel_groups, config)
+            drain = _drain_cycles(wave, blocks, pixel_groups, config, add=add)
             per_tile = max(words * lanes * survive + spread, words, 1, load, fetch)
             total += count * max(kernel_tiles * per_tile, drain, wave)
-    return math.ceil(total + COSTS.drain_latency + drain + COSTS.conv_end)
+    return math.ceil(total + COSTS.drain_latency + drain + _conv_end(add=add))
 
 
 def overlap(values: Mapping[str, int], config: Config) -> tuple[int, int]:
@@ -234,9 +248,11 @@ def overlap(values: Mapping[str, int], config: Config) -> tuple[int, int]:
     pixel_groups = config.rows >> values["unrolling"]
     wave_pixels = pixel_groups * config.pixels_per_row
     last = (pixels - 1) % wave_pixels + 1
+    add = bool(values["flags"] & Flag.ADD)
     blocks = (values["output_blocks"] - 1) % (1 << values["unrolling"]) + 1
     return (COSTS.conv_start + min(pixels, wave_pixels),
-            COSTS.drain_latency + _drain_cycles(last, blocks, pixel_groups, config) + COSTS.conv_end - COSTS.conv_leave)
+            COSTS.drain_latency + _drain_cycles(last, blocks, pixel_groups, config, add=add) + _conv_end(add=add)
+            - COSTS.conv_leave)
 
 
 #: Commands that read two words at once.
@@ -245,13 +261,14 @@ _PAIRS = (Opcode.ADD, Opcode.MUL)
 
 def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
     """Cycles of a command of the vector engine from its counters."""
-    taps = counters["words_read"] // 2 if opcode in _PAIRS else counters["words_read"]
-    return COSTS.vector + max(taps, counters["words_written"] * (config.lanes // config.requantise_lanes))
+    pairs = opcode in _PAIRS
+    taps = counters["words_read"] // 2 if pairs else counters["words_read"]
+    return COSTS.vector + max(taps, counters["words_written"] * _word_cycles(config, twice=pairs))
 
 
 def depthwise(steps: int, words_written: int, config: Config) -> int:
     """Cycles of a DEPTHWISE command from its steps (see `golden.depthwise.fetches`) and the words it writes."""
-    return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
+    return COSTS.depthwise + max(steps, words_written * _word_cycles(config, twice=False))
 
 
 def combine(values: Mapping[str, int]) -> int:
@@ -313,7 +330,7 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
         lanes = ((values["input_blocks"] - 1) * config.lanes + values["last_lanes"]) / values["input_blocks"]
         return expected(config, pixels=pixels, kernel_tiles=taps * values["input_blocks"],
                         output_blocks=values["output_blocks"], unrolling=values["unrolling"],
-                        density=density, lanes_per_word=lanes)
+                        density=density, lanes_per_word=lanes, add=bool(values["flags"] & Flag.ADD))
     if opcode is Opcode.DILATE:
         words = values["input_height"] * mask_row_words(values["input_width"])
         return COSTS.dilate + words * (1 + values["kernel_height"] * (1 + 3 * values["kernel_width"]))

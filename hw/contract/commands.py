@@ -28,6 +28,12 @@ RECORD_BYTES = 64
 #: First word of a BEGIN command, after its header: "LCNA".
 MAGIC = 0x414E434C
 
+#: Largest left shift of any multiplier, in commands and parameters: a factor below 2^7. The smallest shift is -31.
+LEFT_SHIFT_MAX = 7
+
+#: Smallest shift of an operand of ADD; the largest is 0, as TFLite's multipliers of operands are 1/2 or less.
+OPERAND_SHIFT_MIN = -15
+
 
 class Engine(enum.IntEnum):
     """The engines that commands go to; also the numbering of tokens."""
@@ -219,9 +225,9 @@ _CONV = (
     Field("a_multiplier", 32, "ADD: Q31 multiplier of operand a"),
     Field("b_multiplier", 32, "ADD: Q31 multiplier of operand b"),
     Field("sum_multiplier", 32, "ADD: Q31 multiplier of the sum"),
-    _s8("a_shift", "ADD: exponent of operand a's multiplier; positive is left"),
-    _s8("b_shift", "ADD: exponent of operand b's multiplier"),
-    _s8("sum_shift", "ADD: exponent of the sum's multiplier"),
+    _s8("a_shift", "ADD: exponent of operand a's multiplier, OPERAND_SHIFT_MIN to 0"),
+    _s8("b_shift", "ADD: exponent of operand b's multiplier, as of a's"),
+    _s8("sum_shift", "ADD: exponent of the sum's multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("b_zero_point", "ADD: zero point of operand b; operand a's is output_zero_point"),
     _s8("sum_zero_point", "ADD: zero point of the sum"),
     _s8("sum_min", "ADD: lower clamp of the sum"),
@@ -245,9 +251,9 @@ _ADD = (
     Field("a_multiplier", 32, "Q31 multiplier of operand a"),
     Field("b_multiplier", 32, "Q31 multiplier of operand b"),
     Field("sum_multiplier", 32, "Q31 multiplier of the sum"),
-    _s8("a_shift", "exponent of operand a's multiplier; positive is left"),
-    _s8("b_shift", "exponent of operand b's multiplier"),
-    _s8("sum_shift", "exponent of the sum's multiplier"),
+    _s8("a_shift", "exponent of operand a's multiplier, OPERAND_SHIFT_MIN to 0"),
+    _s8("b_shift", "exponent of operand b's multiplier, as of a's"),
+    _s8("sum_shift", "exponent of the sum's multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("a_zero_point", "zero point of operand a"),
     _s8("b_zero_point", "zero point of operand b"),
     _s8("sum_zero_point", "zero point of the sum"),
@@ -275,7 +281,7 @@ _MEAN = (
     _TABLE,
     Field("multiplier", 32, "Q31 multiplier"),
     Field("bias", 32, "added to the sum of the window's values", signed=True),
-    _s8("shift", "exponent of the multiplier; positive is left"),
+    _s8("shift", "exponent of the multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("output_zero_point", "added after requantisation"),
 )
 

@@ -1,24 +1,46 @@
 """The drain: finished accumulators -> requantise -> residual ADD, table where there are -> feature memory.
 
 Wave by wave, row by row, pixel by pixel, Q lanes per cycle. Nothing behind the launch can stall: the
-feature memory gives the first reader and the first writer their banks at once.
+feature memory gives the first reader and the first writer their banks at once. So every step is a fixed number of
+cycles behind the launch.
+
+A residual ADD takes its values through the same Requantise a second time: launches then leave every other cycle to
+the sums that come back.
+
+    launch -+-> table of places --------------------+-> skip: operand b ----v       (address of the word, delayed)
+            +-> parameters -+                       |                  AddOperands -> sums, back to Requantise
+            +-> accumulators +-> Requantise --------+-- operand a ----------^
+                                     +-> table -> words -> write
 """
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.activation_table import Table, table_index_bits, table_words
+from hw.activation_table import TABLE_WORDS, WORD_BYTES, Table
 from hw.contract.config import Config
 from hw.contract.layouts import table_entries
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, Wave
 from hw.conv_engine.row import pixel_bits
-from hw.ports import MemoryRead, ReadPort, WritePort, word_address_bits
-from hw.requantise import ADD_CONSTANTS, Requantise, ResidualAdd
+from hw.ports import READ_LATENCY, MemoryRead, ReadPort, WritePort, word_address_bits
+from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantise, delayed
+
+#: Cycles from a launch to its values at the entry of Requantise: parameter address, its memory, a register.
+_REQUANTISE_AT = 4
+
+#: Cycles from a launch to its operand a.
+_OPERAND_AT = _REQUANTISE_AT + Requantise.LATENCY
+
+#: Cycles from a launch to its sum, at the entry of Requantise again. It must not meet another launch there.
+_SUM_AT = _OPERAND_AT + AddOperands.LATENCY + 1
+assert (_SUM_AT - _REQUANTISE_AT) % 2 == 1
+
+#: Cycles from a launch to its looked up values, without and with a residual ADD.
+_VALUE_AT = _OPERAND_AT + Table.LATENCY
+_ADDED_VALUE_AT = _SUM_AT + Requantise.LATENCY + Table.LATENCY
 
 
 class Drain(wiring.Component):
@@ -80,153 +102,173 @@ class Drain(wiring.Component):
 
         # ---- the table, word by word, before the first launch ---------------------------------------------
         m.submodules.activation_table = activation_table = Table(config)
-        words, word_bits = table_words(config), table_index_bits(config)
-        entry_words = words // table_entries(config)  # table words in a parameter entry
-        table_at, arriving_at = Signal(range(words + 1), init=words), Signal(word_bits)
-        loading, arriving, table_there = Signal(), Signal(), Signal()
+        entry_words = TABLE_WORDS // table_entries(config)  # table words in a parameter entry
+        table_at = Signal(range(TABLE_WORDS + 1), init=TABLE_WORDS)
+        loading, table_there = Signal(), Signal()
+        arriving = [loading]
+        for _ in range(3):  # the address, the memory, the word
+            arriving.append(delayed(m, arriving[-1], 1, reset_less=False))
+        arriving_at = delayed(m, table_at[:-1], 2)
         m.d.comb += [
-            loading.eq(table_at != words),
-            table_there.eq(~(loading | arriving)),
-            activation_table.write.eq(arriving),
-            activation_table.write_index.eq(arriving_at),
-            activation_table.write_data.eq(self.parameters.data.word_select(
-                arriving_at % entry_words, 8 * config.weight_word_bytes)),
+            loading.eq(table_at != TABLE_WORDS),
+            table_there.eq(~Cat(arriving).any()),
+            activation_table.write.eq(arriving[3]),
+            activation_table.write_index.eq(delayed(m, arriving_at, 1)),
         ]
-        m.d.sync += [arriving.eq(loading), arriving_at.eq(table_at)]
+        m.d.sync += activation_table.write_data.eq(
+            self.parameters.data.word_select(arriving_at % entry_words, 8 * WORD_BYTES))
         with m.If(self.start & self.table):
             m.d.sync += table_at.eq(0)
         with m.Elif(loading):
             m.d.sync += table_at.eq(table_at + 1)
 
-        # ---- launch: Q accumulators of one pixel of one row per cycle -------------------------------------
-        row = Signal(row_bits)
-        pixel_groups_log2 = Signal(range(rows_log2 + 1))
+        # ---- launch: Q accumulators of one pixel of one row per cycle, with ADD every other ---------------
+        row, next_row = Signal(row_bits), Signal(row_bits)
         pixel_groups = Signal(rows_log2 + 1)
-        pixel_group = Signal(row_bits)
+        next_group = Signal(row_bits)
         block = Signal(row_bits)
         index = Signal(index_bits + 1)  # the pixel's place in the wave
-        exists, row_valid, last_group, last_pixel, row_end = (Signal() for _ in range(5))
-        launch = Signal()
+        following = Signal(index_bits + 2)  # that of the row's next pixel
+        exists, row_valid, has_pixel, last_group, last_pixel, row_end = (Signal() for _ in range(6))
+        working, turn, launch = Signal(), Signal(), Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
         drained_row = Signal(32 * q)
+        m.d.sync += turn.eq(~turn)
         m.d.comb += [
-            pixel_groups_log2.eq(rows_log2 - self.unrolling),
-            pixel_groups.eq(1 << pixel_groups_log2),
-            pixel_group.eq(row >> self.unrolling),
+            pixel_groups.eq(rows >> self.unrolling),
+            next_row.eq((row + 1)[:rows_log2]),
+            next_group.eq(next_row >> self.unrolling),
             block.eq(row & ((1 << self.unrolling) - 1)),
-            index.eq((self.pixel << pixel_groups_log2) + pixel_group),
             exists.eq(block < wave.blocks),
             row_valid.eq(self.drained_valid.bit_select(row, 1)),
+            has_pixel.eq(index < wave.pixels),
             last_group.eq(self.group == groups - 1),
-            last_pixel.eq(index + pixel_groups >= wave.pixels),
+            last_pixel.eq(following >= wave.pixels),
+            working.eq(self.wave.valid & ~self.start & table_there),
+            launch.eq(working & exists & row_valid & has_pixel & (turn | ~self.add)),
         ]
         with m.Switch(row):
             for i in range(rows):
                 with m.Case(i):
                     m.d.comb += drained_row.eq(self.drained[i])
-        with m.If(self.wave.valid & ~self.start & table_there):
+        with m.If(working):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
-            with m.Elif(row_valid):
-                m.d.comb += launch.eq(index < wave.pixels)
-                with m.If(~launch | (last_group & last_pixel)):  # a row without pixels has nothing to launch
-                    m.d.comb += [row_end.eq(1), self.release.bit_select(row, 1).eq(1)]
+            with m.Elif(row_valid & (~has_pixel | (launch & last_group & last_pixel))):
+                # A row without pixels has nothing to launch.
+                m.d.comb += [row_end.eq(1), self.release.bit_select(row, 1).eq(1)]
         pixel = Signal(pixel_bits(config))
         group = Signal(range(groups))
         m.d.comb += [self.pixel.eq(pixel), self.group.eq(group)]
         with m.If(launch):
             m.d.sync += group.eq(group + 1)
             with m.If(last_group):
-                m.d.sync += [group.eq(0), pixel.eq(pixel + 1)]
+                m.d.sync += [group.eq(0), pixel.eq(pixel + 1), index.eq(following),
+                             following.eq(following + pixel_groups)]
         with m.If(row_end):
-            m.d.sync += [pixel.eq(0), row.eq(row + 1)]
+            m.d.sync += [pixel.eq(0), row.eq(next_row), index.eq(next_group), following.eq(next_group + pixel_groups)]
             with m.If(row == rows - 1):
                 m.d.comb += self.wave.ready.eq(1)
-                m.d.sync += [row.eq(0), output_slot.eq(output_slot + 1)]
+                m.d.sync += output_slot.eq(output_slot + 1)
+        with m.If(self.start):
+            m.d.sync += [index.eq(0), following.eq(pixel_groups)]
 
-        # ---- parameters and the output's place ------------------------------------------------------------
+        # ---- parameters and the output's place: their memories answer into registers ----------------------
         m.submodules.output_table = table = Memory(
             shape=unsigned(address_bits), depth=OUTPUT_WAVES * config.wave_pixels, init=[])
         table_write, table_read = table.write_port(), table.read_port()
         command_block = Signal(16)
-        first_1, launch_1 = Signal(), Signal()
-        block_1 = Signal(16)
         m.d.comb += [
             table_write.addr.eq(Cat(self.table_index, self.table_slot)),
             table_write.data.eq(self.table_data),
             table_write.en.eq(self.table_valid),
             table_read.addr.eq(Cat(index[:index_bits], output_slot)),
             table_read.en.eq(1),
-            command_block.eq(wave.first_block + block),
-            self.parameters.address.eq(Mux(loading, self.table_base + table_at // entry_words,
-                                           self.parameter_base + command_block * groups + group)),
         ]
-        m.d.sync += [launch_1.eq(launch), first_1.eq(launch & (group == 0)), block_1.eq(command_block)]
-        accumulators = Signal(32 * q)
-        m.d.sync += accumulators.eq(drained_row)
-
-        place = Signal(address_bits)
-        first_2 = Signal()
-        m.d.sync += [place.eq(table_read.data + block_1), first_2.eq(first_1)]
-        m.submodules.addresses = addresses = SyncFIFOBuffered(width=address_bits, depth=32)
-        m.d.comb += [
-            addresses.w_en.eq(first_2),
-            addresses.w_data.eq(self.output_base + place),
-            self.skip.request.valid.eq(first_2 & self.add),
-            self.skip.request.payload.eq(self.b_base + place),
+        m.d.sync += command_block.eq(wave.first_block + block)
+        group_1 = delayed(m, group, 1)
+        entry = Cat(group_1, command_block)
+        m.d.sync += self.parameters.address.eq(Mux(loading, self.table_base, self.parameter_base)
+                                               + Mux(loading, table_at // entry_words, entry))
+        place_3 = Signal(address_bits)
+        m.d.sync += place_3.eq(delayed(m, table_read.data, 1) + delayed(m, command_block, 1))
+        first = delayed(m, launch & (group == 0), 3, reset_less=False)
+        operand_request = _OPERAND_AT - READ_LATENCY  # so that the word is there with operand b, in a register
+        place_skip = delayed(m, place_3, operand_request - 4)
+        place_value = delayed(m, place_skip, _VALUE_AT - (operand_request - 1))
+        place_added = delayed(m, place_value, _ADDED_VALUE_AT - _VALUE_AT)
+        address = Signal(address_bits)
+        m.d.sync += [
+            self.skip.request.valid.eq(delayed(m, first, operand_request - 4, reset_less=False) & self.add),
+            self.skip.request.payload.eq(self.b_base + place_skip),
+            address.eq(self.output_base + Mux(self.add, place_added, place_value)),
         ]
 
-        # ---- requantise -----------------------------------------------------------------------------------
+        # ---- requantise: accumulators, and in between the sums of a residual ADD --------------------------
         m.submodules.requantise = requantise = Requantise(q)
+        m.submodules.operands = operands = AddOperands(q, multiply=False)
+        constants = self.constants
+        accumulators = Signal(data.ArrayLayout(signed(32), q), reset_less=True)
+        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 1))
+        with m.If(operands.o_valid):
+            m.d.sync += accumulators.eq(0)
         parameters = data.View(data.StructLayout({
             "bias": data.ArrayLayout(32, q), "multiplier": data.ArrayLayout(32, q), "shift": data.ArrayLayout(8, q),
             "unused": 8 * config.parameter_entry_bytes - 72 * q,
         }), self.parameters.data)
+        m.d.sync += [
+            requantise.i_valid.eq(delayed(m, launch, _REQUANTISE_AT - 1, reset_less=False) | operands.o_valid),
+            requantise.i_range.eq(operands.o_valid),
+        ]
+        for i in range(q):
+            bias, multiplier, shift = (Signal(bits, name=f"{name}_{i}", reset_less=True) for name, bits in (
+                ("bias", 32), ("multiplier", MULTIPLIER_BITS), ("shift", 8)))
+            m.d.sync += [
+                bias.eq(Mux(operands.o_valid, operands.o[i], parameters.bias[i])),
+                multiplier.eq(Mux(operands.o_valid, constants.sum_multiplier, parameters.multiplier[i])),
+                shift.eq(Mux(operands.o_valid, constants.sum_shift, parameters.shift[i])),
+            ]
+            m.d.comb += [
+                requantise.i_bias[i].eq(bias),
+                requantise.i_multiplier[i].eq(multiplier),
+                requantise.i_shift[i].eq(shift),
+            ]
         m.d.comb += [
-            requantise.i_valid.eq(launch_1),
             requantise.i_accumulator.eq(accumulators),
-            requantise.i_bias.eq(parameters.bias),
-            requantise.i_multiplier.eq(parameters.multiplier),
-            requantise.i_shift.eq(parameters.shift),
-            requantise.zero_point.eq(self.constants.a_zero_point),
-            requantise.minimum.eq(self.minimum),
-            requantise.maximum.eq(self.maximum),
+            requantise.range_0.zero_point.eq(constants.a_zero_point),
+            requantise.range_0.minimum.eq(self.minimum),
+            requantise.range_0.maximum.eq(self.maximum),
+            requantise.range_1.zero_point.eq(constants.sum_zero_point),
+            requantise.range_1.minimum.eq(constants.sum_min),
+            requantise.range_1.maximum.eq(constants.sum_max),
         ]
 
         # ---- residual ADD: operand b was read while the accumulators were requantised ---------------------
-        m.submodules.residual_add = residual_add = ResidualAdd(q)
-        m.submodules.operands = operands = SyncFIFOBuffered(width=8 * lanes, depth=16)
+        operand_word = Signal(8 * lanes, reset_less=True)
         operand_group = Signal(range(groups))
-        with m.If(requantise.o_valid & self.add):
-            m.d.sync += operand_group.eq(Mux(operand_group == groups - 1, 0, operand_group + 1))
+        with m.If(self.skip.data_valid):
+            m.d.sync += operand_word.eq(self.skip.data)
         m.d.comb += [
-            operands.w_en.eq(self.skip.data_valid),
-            operands.w_data.eq(self.skip.data),
-            operands.r_en.eq(requantise.o_valid & self.add & (operand_group == groups - 1)),
-            residual_add.i_valid.eq(requantise.o_valid & self.add),
-            residual_add.i_a.eq(requantise.o_value),
-            residual_add.i_b.eq(operands.r_data.word_select(operand_group, 8 * q)),
-            residual_add.constants.eq(self.constants),
+            operands.i_valid.eq(requantise.o_valid & ~requantise.o_range & self.add),
+            operands.i_a.eq(requantise.o_value),
+            operands.i_b.eq(operand_word.word_select(operand_group, 8 * q)),
+            operands.constants.eq(constants),
         ]
+        with m.If(delayed(m, operands.i_valid, 1, reset_less=False)):
+            m.d.sync += operand_group.eq(Mux(operand_group == groups - 1, 0, operand_group + 1))
 
         # ---- gather words and write them ------------------------------------------------------------------
-        value_valid = Signal()
-        value = Signal(8 * q)
         looked_up = activation_table.o_value.as_value()
         gathered = Signal(8 * lanes)
         gathered_groups = Signal(range(groups))
         complete = Signal()
-        m.d.comb += [
-            value_valid.eq(Mux(self.add, residual_add.o_valid, requantise.o_valid)),
-            value.eq(Mux(self.add, residual_add.o_value.as_value(), requantise.o_value.as_value())),
-            complete.eq(gathered_groups == groups - 1),
-        ]
+        m.d.comb += complete.eq(gathered_groups == groups - 1)
         word = Signal(8 * lanes)
         word_valid = Signal()
         m.d.comb += [
             activation_table.use.eq(self.table),
-            activation_table.i_valid.eq(value_valid),
-            activation_table.i_value.eq(value),
+            activation_table.i_valid.eq(requantise.o_valid & (requantise.o_range | ~self.add)),
+            activation_table.i_value.eq(requantise.o_value),
             word.eq(Cat(gathered[8 * q:], looked_up)),
         ]
         m.d.sync += word_valid.eq(0)
@@ -238,9 +280,8 @@ class Drain(wiring.Component):
             ]
         m.d.comb += [
             self.write.request.valid.eq(word_valid),
-            self.write.request.payload.address.eq(addresses.r_data),
+            self.write.request.payload.address.eq(address),
             self.write.request.payload.data.eq(gathered),
-            addresses.r_en.eq(word_valid),
         ]
 
         under_way = Signal(7)  # words launched and not yet written

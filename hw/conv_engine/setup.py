@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.contract.commands import Flag, Opcode
+from hw.contract.commands import LEFT_SHIFT_MAX, OPERAND_SHIFT_MIN, Flag, Opcode
 from hw.contract.config import KERNEL_MAX, Config
 from hw.conv_engine.pixel_walker import byte_address_bits
 from hw.ports import command_layout, word_address_bits
@@ -150,8 +150,9 @@ class CommandSetup(wiring.Component):
                                        & (command.last_lanes == config.lanes))
         m.d.comb += [
             addition_fits.eq(Cat(
-                Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], -31, 31))
-                for name in ("a", "b", "sum")).all()),
+                Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], low, high))
+                for name, low, high in (("a", OPERAND_SHIFT_MIN, 0), ("b", OPERAND_SHIFT_MIN, 0),
+                                        ("sum", -31, LEFT_SHIFT_MAX))).all()),
             self.acceptable.eq(Cat(
                 flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE).value == 0,
                 (flags & Flag.GATED != 0) | (flags & Flag.WHOLE == 0),

@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
-from hw.activation_table import table_words
+from hw.activation_table import TABLE_WORDS, WORD_BYTES
 from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
@@ -133,7 +133,8 @@ class VectorEngine(wiring.Component):
         self._load_table(m, settings, loading, table_there, post_process)
         m.d.comb += [
             depthwise_mac.weights.data.eq(self.weights.data),
-            self.weights.address.eq(Mux(loading, settings.table_base + self._table_at, depthwise_mac.weights.address)),
+            self.weights.address.eq(Mux(loading, settings.table_base + self._table_entry,
+                                        depthwise_mac.weights.address)),
         ]
         failed = Signal()
         with m.FSM():
@@ -198,19 +199,19 @@ class VectorEngine(wiring.Component):
 
     def _load_table(self, m: Module, settings, loading: Signal, there: Signal, post_process: PostProcess) -> None:
         """Read the table's words one after the other while `loading`; `there` when the last one has been written."""
-        words = table_words(self.config)
-        self._table_at = at = Signal(range(words + 1))
-        arriving = Signal()
+        in_entry = self.config.weight_word_bytes // WORD_BYTES
+        self._table_at = at = Signal(range(TABLE_WORDS + 1))
+        self._table_entry = at // in_entry
+        arriving, arriving_at = Signal(), Signal(range(TABLE_WORDS))
         m.d.sync += [
-            arriving.eq(loading & (at != words)),
-            at.eq(Mux(loading, Mux(at == words, at, at + 1), 0)),
-            post_process.table_index.eq(at),
-        ]
-        m.d.comb += [
-            there.eq((at == words) & ~arriving),
+            arriving.eq(loading & (at != TABLE_WORDS)),
+            at.eq(Mux(loading, Mux(at == TABLE_WORDS, at, at + 1), 0)),
+            arriving_at.eq(at),
             post_process.table_write.eq(arriving),
-            post_process.table_data.eq(self.weights.data),
+            post_process.table_index.eq(arriving_at),
+            post_process.table_data.eq(self.weights.data.word_select(arriving_at % in_entry, 8 * WORD_BYTES)),
         ]
+        m.d.comb += there.eq((at == TABLE_WORDS) & ~arriving)
 
 
 def _route(m: Module, source, target) -> None:

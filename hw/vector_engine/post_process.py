@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, EnableInserter, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.activation_table import Table, table_index_bits
+from hw.activation_table import TABLE_WORDS, WORD_BYTES, Table
 from hw.contract.config import Config
 from hw.ports import MemoryRead, WritePort, word_address_bits
-from hw.requantise import MULTIPLIER_BITS, Requantise, ScaleOperand, delayed, under_way
-from hw.vector_engine.reciprocal import reciprocals, stored_bits, table_bits
+from hw.requantise import MULTIPLIER_BITS, AddOperands, Requantise, delayed
+from hw.vector_engine.reciprocal import reciprocals, stored_bits
 from hw.vector_engine.reduce import Reduced, value_bits
 from hw.vector_engine.settings import Settings
 
-#: From a slice of a word to its values, for ADD, which takes longest.
-LATENCY = 1 + ScaleOperand.LATENCY + Requantise.LATENCY + Table.LATENCY
+#: Cycles from a slice of a word to its values at the entry of Requantise: parameter address, its memory, a register.
+_REQUANTISE_AT = 3
 
-#: Of a product of two operands.
-_MULTIPLY_LATENCY = 2
+#: Cycles from a slice of a word to its results, but for two operands, of which there are half as many at a time.
+LATENCY = _REQUANTISE_AT + Requantise.LATENCY + Table.LATENCY
 
 
 class PostProcess(wiring.Component):
-    """Q lanes per cycle, hence a word every L / Q cycles. All paths end in the same Requantise:
+    """Q lanes per cycle, hence a word every L / Q cycles; of two operands every 2 L / Q cycles. All paths end in the
+    same Requantise, as accumulator + bias:
 
-    ADD: (a, b) -> ScaleOperand -> accumulator, bias, with the sum's multiplier. Pools: value * 2^J ->
-    accumulator, with the reciprocal of the number of taps (see `reciprocal`); a maximum is divided by one.
-    MUL: a * b -> accumulator. MEAN: value -> accumulator, with a bias and the sum's multiplier.
-    DEPTHWISE: value -> accumulator, with bias, multiplier and shift from the parameter memory.
+    ADD, MUL: (a, b) -> AddOperands -> bias, with the sum's multiplier. Pools: value -> accumulator, with the reciprocal
+    of the number of taps (see `reciprocal`); a maximum is divided by one. MEAN: value -> accumulator, with a bias and
+    the sum's multiplier. DEPTHWISE: value -> accumulator, with bias, multiplier and shift from the parameter memory.
 
     Members
     -------
@@ -52,8 +52,8 @@ class PostProcess(wiring.Component):
             "result": In(stream.Signature(Reduced(config))),
             "start": In(1),
             "table_write": In(1),
-            "table_index": In(table_index_bits(config)),
-            "table_data": In(8 * config.weight_word_bytes),
+            "table_index": In(range(TABLE_WORDS)),
+            "table_data": In(8 * WORD_BYTES),
             "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "write": Out(WritePort(config)),
             "busy": Out(1),
@@ -78,11 +78,13 @@ class PostProcess(wiring.Component):
             self.busy.eq(addresses.r_rdy),
         ]
 
-        # ---- slices of a word, one per cycle ---------------------------------------------------------------------
+        # ---- slices of a word, one per cycle; of two operands one every other cycle ------------------------------
         at = Signal(range(slices))
-        issue = Signal()
+        two_operands, turn, issue = Signal(), Signal(), Signal()
+        m.d.sync += turn.eq(~turn)
         m.d.comb += [
-            issue.eq(result.valid & ((at != 0) | addresses.w_rdy)),
+            two_operands.eq(settings.add | settings.multiply),
+            issue.eq(result.valid & ((at != 0) | addresses.w_rdy) & (turn | ~two_operands)),
             addresses.w_en.eq(issue & (at == 0)),
             addresses.w_data.eq(result.payload.output),
             result.ready.eq(issue & (at == slices - 1)),
@@ -106,96 +108,81 @@ class PostProcess(wiring.Component):
                 m.d.sync += divisor_bits.eq(i + 1)
         with m.If(divisor == 0):
             m.d.sync += divisor_bits.eq(0)
-        pool_multiplier = Cat(Const(0, MULTIPLIER_BITS - 1 - stored_bits(config)), entry.data, Const(1, 1))
-        pool_shift = Signal(signed(8))
-        m.d.comb += pool_shift.eq(1 - table_bits(config) - divisor_bits)
+
+        # ---- multiplier and shift, unless the parameter memory has them -----------------------------------------
+        pool = Signal()
+        m.d.sync += pool.eq(~(two_operands | settings.mean | settings.depthwise))
+        multiplier, shift = Signal(MULTIPLIER_BITS, reset_less=True), Signal(signed(8), reset_less=True)
+        bias = Signal(signed(32), reset_less=True)
+        with m.If(pool):
+            m.d.sync += [
+                multiplier.eq(Cat(Const(0, MULTIPLIER_BITS - 1 - stored_bits(config)), entry.data, Const(1, 1))),
+                shift.eq(1 - divisor_bits),
+            ]
+        with m.Else():
+            m.d.sync += [multiplier.eq(settings.constants.sum_multiplier), shift.eq(settings.constants.sum_shift)]
+        with m.If(settings.depthwise):
+            m.d.sync += [multiplier.eq(0), shift.eq(0)]
+        m.d.sync += bias.eq(Mux(settings.mean, settings.bias, 0))
 
         # ---- parameters of DEPTHWISE: entries of a channel block, and of the next when the pass changes -----------
-        entry_bits = len(self.parameters.address)
-        block_entry, of_parity, changed = Signal(entry_bits), Signal(), Signal()
-        block_now = Signal(entry_bits)
-        m.d.comb += [
-            changed.eq(result.payload.parity != of_parity),
-            block_now.eq(block_entry + Mux(changed, slices, 0)),
-            self.parameters.address.eq(block_now + at),
-        ]
+        block_entry, of_parity, changed = Signal(len(self.parameters.address)), Signal(), Signal()
+        m.d.comb += changed.eq(result.payload.parity != of_parity)
+        m.d.sync += self.parameters.address.eq(block_entry + Cat(at, changed))
         with m.If(self.start):
             m.d.sync += [block_entry.eq(settings.parameter_base), of_parity.eq(0)]
         with m.Elif(issue):
-            m.d.sync += [block_entry.eq(block_now), of_parity.eq(result.payload.parity)]
+            m.d.sync += [block_entry.eq(block_entry + Mux(changed, slices, 0)), of_parity.eq(result.payload.parity)]
         parameters = data.View(data.StructLayout({
-            "bias": data.ArrayLayout(signed(32), lanes),
+            "bias": data.ArrayLayout(unsigned(32), lanes),
             "multiplier": data.ArrayLayout(unsigned(32), lanes),
-            "shift": data.ArrayLayout(signed(8), lanes),
+            "shift": data.ArrayLayout(unsigned(8), lanes),
             "unused": unsigned(8 * config.parameter_entry_bytes - 72 * lanes),
         }), self.parameters.data)
 
-        # ---- both paths, and where they meet -----------------------------------------------------------------------
-        scaled = {}
-        scaling, scaled_valid = under_way(m, valid & settings.add, ScaleOperand.LATENCY)
-        for name, operand in (("a", values), ("b", b)):
-            scale = ScaleOperand(lanes)
-            m.submodules[f"scale_{name}"] = EnableInserter(scaling)(scale)
-            scaled[name] = scale.o
-            m.d.comb += [scale.i[i].eq(operand[i]) for i in range(lanes)]
-            m.d.comb += [
-                scale.zero_point.eq(settings.constants[f"{name}_zero_point"]),
-                scale.multiplier.eq(settings.constants[f"{name}_multiplier"]),
-                scale.shift.eq(settings.constants[f"{name}_shift"]),
+        # ---- all paths, and where they meet: what does not belong to the command is zero ---------------------------
+        m.submodules.operands = operands = AddOperands(lanes, multiply=True)
+        m.submodules.requantise = requantise = Requantise(lanes)
+        depthwise = Signal()
+        later_b, later_values = delayed(m, b, 1), delayed(m, values, 1)
+        m.d.comb += [
+            operands.i_valid.eq(valid & two_operands),
+            operands.i_b.eq(later_b),
+            operands.multiply.eq(settings.multiply),
+            operands.constants.eq(settings.constants),
+            requantise.once.eq(pool),
+            requantise.range_0.zero_point.eq(settings.constants.sum_zero_point),
+            requantise.range_0.minimum.eq(settings.constants.sum_min),
+            requantise.range_0.maximum.eq(settings.constants.sum_max),
+        ]
+        m.d.sync += [
+            depthwise.eq(settings.depthwise),
+            requantise.i_valid.eq(delayed(m, valid & ~two_operands, 1, reset_less=False) | operands.o_valid),
+        ]
+        for i in range(lanes):
+            accumulator, lane_bias = (Signal(signed(32), name=f"{name}_{i}", reset_less=True)
+                                      for name in ("accumulator", "bias"))
+            lane_multiplier = Signal(MULTIPLIER_BITS, name=f"multiplier_{i}", reset_less=True)
+            lane_shift = Signal(signed(8), name=f"shift_{i}", reset_less=True)
+            m.d.sync += [
+                accumulator.eq(later_values.word_select(i, value_bits(config)).as_signed()),
+                lane_bias.eq(Mux(depthwise, parameters.bias[i], 0) | operands.o[i].as_unsigned() | bias.as_unsigned()),
+                lane_multiplier.eq(Mux(depthwise, parameters.multiplier[i], 0) | multiplier),
+                lane_shift.eq(Mux(depthwise, parameters.shift[i], 0) | shift.as_unsigned()),
             ]
-        product_valid = delayed(m, valid & settings.multiply, _MULTIPLY_LATENCY, reset_less=False)
+            with m.If(two_operands):
+                m.d.sync += accumulator.eq(0)
+            m.d.comb += [
+                operands.i_a[i].eq(values[i][:8]),
+                requantise.i_accumulator[i].eq(accumulator),
+                requantise.i_bias[i].eq(lane_bias),
+                requantise.i_multiplier[i].eq(lane_multiplier),
+                requantise.i_shift[i].eq(lane_shift),
+            ]
+
         m.submodules.table = table = Table(config)
         m.d.comb += [table.write.eq(self.table_write), table.write_index.eq(self.table_index),
                      table.write_data.eq(self.table_data)]
-        m.submodules.requantise = requantise = Requantise(lanes)
-        m.d.comb += [
-            requantise.i_valid.eq(Mux(settings.add, scaled_valid, Mux(settings.multiply, product_valid, valid))),
-            requantise.zero_point.eq(settings.constants.sum_zero_point),
-            requantise.minimum.eq(settings.constants.sum_min),
-            requantise.maximum.eq(settings.constants.sum_max),
-        ]
-        for i in range(lanes):
-            with m.If(settings.add):
-                m.d.comb += [
-                    requantise.i_accumulator[i].eq(scaled["a"][i]),
-                    requantise.i_bias[i].eq(scaled["b"][i]),
-                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
-                    requantise.i_shift[i].eq(settings.constants.sum_shift),
-                ]
-            with m.Elif(settings.multiply):
-                factor_a, factor_b = (Signal(signed(9), name=f"factor_{name}_{i}", reset_less=True) for name in "ab")
-                product = Signal(signed(18), name=f"product_{i}", reset_less=True)
-                m.d.sync += [
-                    factor_a.eq(values[i][:8].as_signed() - settings.constants.a_zero_point),
-                    factor_b.eq(b[i] - settings.constants.b_zero_point),
-                    product.eq(factor_a * factor_b),
-                ]
-                m.d.comb += [
-                    requantise.i_accumulator[i].eq(product),
-                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
-                    requantise.i_shift[i].eq(settings.constants.sum_shift),
-                ]
-            with m.Elif(settings.mean):
-                m.d.comb += [
-                    requantise.i_accumulator[i].eq(values[i]),
-                    requantise.i_bias[i].eq(settings.bias),
-                    requantise.i_multiplier[i].eq(settings.constants.sum_multiplier),
-                    requantise.i_shift[i].eq(settings.constants.sum_shift),
-                ]
-            with m.Elif(settings.depthwise):
-                m.d.comb += [
-                    requantise.i_accumulator[i].eq(values[i]),
-                    requantise.i_bias[i].eq(parameters.bias[i]),
-                    requantise.i_multiplier[i].eq(parameters.multiplier[i]),
-                    requantise.i_shift[i].eq(parameters.shift[i]),
-                ]
-            with m.Else():
-                m.d.comb += [
-                    requantise.i_accumulator[i].eq(values[i] << table_bits(config)),
-                    requantise.i_multiplier[i].eq(pool_multiplier),
-                    requantise.i_shift[i].eq(pool_shift),
-                ]
-
         m.d.comb += [
             table.use.eq(settings.table),
             table.i_valid.eq(requantise.o_valid),

@@ -4,19 +4,15 @@ TFLite's reference AVERAGE_POOL computes (sum + count / 2) / count for a positiv
 otherwise, both divisions towards zero: the quotient T = sum / count rounded to nearest, halves away from zero
 (an odd count has no halves). It sums int8 values, so |sum| <= 128 count.
 
-Here, for counts c up to 2^J and j = bits of c - 1 (2^(j-1) < c <= 2^j), the sum goes to
-MultiplyByQuantizedMultiplier as sum * 2^J, with the multiplier m = 2^(30+j) / c, rounded up to J + 9 significant
-bits, and a right shift by E = J + j - 1. This is the same number. Let T > 0, N its rounded value. (For T < 0 the
-same holds for the absolute values.)
+Here, for counts c up to 2^J and j = bits of c - 1 (2^(j-1) < c <= 2^j), the sum goes to Requantise with the multiplier
+m, which is 2^(30+j) / c rounded up to J + 9 significant bits, to the next one where it is exact (c = 2^j), and with
+the shift 1 - j, to be rounded once, halves up: floor(T' + 1/2), T' = sum m / 2^(30+j). This is the same number.
 
-m is at least the exact value, so the product h before rounding is at least T 2^E >= (N - 1/2) 2^E, which is an
-integer and survives rounding: the result is at least N. And m is larger than exact by d < 2^(31-J-9), so h is
-larger by at most 128 c 2^J d / 2^31 < c 2^-2, while T <= N + 1/2 - 1/(2c). The result is N as long as
-2^E / (2c) - 128 c 2^J d / 2^31 > 1/2. If c = 2^j then d = 0, and 2^E / (2c) = 2^(J-2) > 1/2. Otherwise c < 2^j:
-2^(J+j-2) / c - c 2^-2 >= 2^J (2^j / 4c - c / (4 * 2^j)) = 2^J (2^j - c) (2^j + c) / (4 c 2^j) > 2^J / (2 * 2^j)
->= 1/2.
-
-For all values to fit, 128 * 2^J * 2^J <= 2^31: J is at most 12.
+m is larger than 2^(30+j) / c >= 2^30 by at most a unit of its last place, 2^(30-J-8), so T' = T (1 + d) with
+0 < d <= 2^-(J+8). If T is half an integer, T' is a little farther away from zero, and rounds away from zero, as it
+must. Otherwise T is no nearer than 1 / (2c) to such a half, and |T'| must stay below the next one: |T| d <= 128 d <=
+2^-(J+1) <= 1 / (2c) does, with equality only if d = 2^-(J+8) and |T| = 128; then T is an integer, 1/2 away from the
+next half, and c > 1, or 128 d < 1/2.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from hw.contract.config import Config
 
 
 def table_bits(config: Config) -> int:
-    """J: the shift of sums, and log2 of the largest count, rounded up."""
+    """J: log2 of the largest count, rounded up."""
     return (config.pool_area - 1).bit_length()
 
 
@@ -40,7 +36,7 @@ def reciprocals(config: Config) -> list[int]:
     table = []
     for count in range(1, config.pool_area + 1):
         exponent = (count - 1).bit_length()
-        multiplier = -(-(1 << (bits + exponent)) // count)
+        multiplier = (1 << (bits + exponent)) // count + 1
         assert multiplier >> bits == 1, f"Reciprocal of {count} needs more than {bits + 1} bits"
         table.append(multiplier - (1 << bits))
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 
-from hw.contract.commands import Flag, Opcode
+from hw.contract.commands import LEFT_SHIFT_MAX, OPERAND_SHIFT_MIN, Flag, Opcode
 from hw.contract.config import KERNEL_MAX, Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines
 from hw.ports import command_layout, word_address_bits
@@ -170,14 +170,14 @@ def decode(m: Module, config: Config, payload: Value) -> tuple[data.View, Signal
     _decode_depthwise(m, settings, is_depthwise, depthwise)
 
     is_pool = (add.opcode == Opcode.AVERAGE_POOL) | (add.opcode == Opcode.MAX_POOL) | is_mean | is_decide
-    bad_mean = (mean.shift > 31) | (mean.shift < -31) | mean.multiplier[MULTIPLIER_BITS]
+    bad_mean = (mean.shift > LEFT_SHIFT_MAX) | (mean.shift < -31) | mean.multiplier[MULTIPLIER_BITS]
     at_least_one = ("output_rows", "output_width", "output_blocks", "kernel_height", "kernel_width", "stride_y",
                     "stride_x", "input_height", "input_width")
     shifts = [settings.constants[f"{name}_shift"] for name in ("a", "b", "sum")]
     multipliers = [settings.constants[f"{name}_multiplier"] for name in ("a", "b", "sum")]
     bad_add = Cat(
-        *(shift > 31 for shift in shifts),
-        *(shift < -31 for shift in shifts),
+        *((shift > 0) | (shift < OPERAND_SHIFT_MIN) for shift in shifts[:2]),
+        (shifts[2] > LEFT_SHIFT_MAX) | (shifts[2] < -31),
         *(multiplier[MULTIPLIER_BITS] for multiplier in multipliers),
     ).any()
     bad_pool = (pool.dilation_y != 1) | (pool.dilation_x != 1)

@@ -161,6 +161,7 @@ def run(values: Mapping[str, int], memory: OnChip, config: Config) -> Convolutio
     tile_rows = tiles.maps.reshape(kernel_tiles, lanes, -1).sum(axis=1)
     return Convolution(counters, ConvWork(
         issue=issue, banks=banks, tile_rows=tile_rows, unrolling=values["unrolling"],
+        add=bool(values["flags"] & Flag.ADD),
         empty_words=0 if values["flags"] & Flag.WHOLE and not len(y)
         else mask_row_words(values["output_width"]) * values["output_rows"]
         - len(np.unique(y * (1 << 16) + x // MASK_WORD_BITS))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hw.contract.commands import Flag, Opcode, Space
+from hw.contract.commands import LEFT_SHIFT_MAX, OPERAND_SHIFT_MIN, Flag, Opcode, Space
 from hw.contract.config import KERNEL_MAX, WINDOWS, Config
 from hw.contract.registers import Error
 from hw.contract.weight_format import BLOCK_BYTES_MAX, TAPS_MAX
@@ -63,7 +63,8 @@ def _output(opcode: Opcode, values: Mapping[str, int]) -> None:
 def _addition(opcode: Opcode, values: Mapping[str, int]) -> None:
     for name in ("a", "b", "sum"):
         _require(opcode, values, f"{name}_multiplier", 0, (1 << 31) - 1)
-        _require(opcode, values, f"{name}_shift", -31, 31)
+        smallest, largest = (-31, LEFT_SHIFT_MAX) if name == "sum" else (OPERAND_SHIFT_MIN, 0)
+        _require(opcode, values, f"{name}_shift", smallest, largest)
 
 
 def _flags(opcode: Opcode, values: Mapping[str, int], allowed: Flag) -> None:
@@ -134,7 +135,7 @@ def check(opcode: Opcode, values: Mapping[str, int], config: Config) -> None:
         _pool(opcode, values, config)
         if opcode is Opcode.MEAN:
             _require(opcode, values, "multiplier", 0, (1 << 31) - 1)
-            _require(opcode, values, "shift", -31, 31)
+            _require(opcode, values, "shift", -31, LEFT_SHIFT_MAX)
     elif opcode is Opcode.DECIDE:
         _flags(opcode, values, Flag(0))
         _pool(opcode, values, config)

@@ -6,17 +6,29 @@ from typing import cast
 
 import numpy as np
 
+from hw.contract.commands import OPERAND_SHIFT_MIN
 from hw.contract.config import KERNEL_MAX, Config
 from hw.contract.image import HostStep
 from hw.contract.layouts import blocks
 from sw_driver.compiler.errors import CompileError
 from sw_driver.compiler.feature_maps import FeatureMap, Operand
-from sw_driver.compiler.layers import AddLayer, ConvLayer, DepthwiseLayer, Geometry, Layer, PoolLayer, SelectLayer
+from sw_driver.compiler.layers import (
+    AddLayer,
+    ConvLayer,
+    DepthwiseLayer,
+    Geometry,
+    Layer,
+    MulLayer,
+    PoolLayer,
+    SelectLayer,
+    WeightedLayer,
+)
 from sw_driver.compiler.masks import Grain
 from sw_driver.compiler.quantisation import (
     ACTIVATION_BOUNDS,
     activation_range,
     add_parameters,
+    check_shifts,
     exact_sum,
     output_multipliers,
 )
@@ -24,6 +36,22 @@ from sw_driver.compiler.vector_lowering import VectorLowering
 from sw_driver.compiler.views import Views, pixels_and_channels
 from sw_driver.graph import Graph, Operator, Tensor
 from sw_driver.tflite.support import COMPARISONS, HOST_OPERATORS, TABLE_OPERATORS
+
+
+def _check_factors(operator: Operator, layer: Layer) -> None:
+    """Raises CompileError when a factor that the layer's scales make is larger or smaller than the device takes."""
+    try:
+        if isinstance(layer, WeightedLayer):
+            check_shifts(layer.shifts)
+        elif isinstance(layer, MulLayer):
+            check_shifts(layer.shift)
+        elif isinstance(layer, PoolLayer) and layer.mean is not None:
+            check_shifts(layer.mean.shift)
+        elif isinstance(layer, AddLayer):
+            check_shifts(layer.parameters.sum_shift)
+            check_shifts((layer.parameters.a_shift, layer.parameters.b_shift), OPERAND_SHIFT_MIN, 0)
+    except ValueError as error:
+        raise CompileError(f"{operator}: {error}") from None
 
 
 class Lowering(VectorLowering):
@@ -58,7 +86,10 @@ class Lowering(VectorLowering):
             elif operator.op == "RESHAPE":
                 self.views.reshape(operator.outputs[0], operator.inputs[0])
             elif operator.op in handlers:
+                before = len(self.layers)
                 handlers[operator.op](operator)
+                for layer in self.layers[before:]:
+                    _check_factors(operator, layer)
             else:
                 raise CompileError(f"{operator} is not supported")
         self.wanted = self._wanted()

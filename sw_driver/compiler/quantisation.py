@@ -11,7 +11,9 @@ import dataclasses
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from hw.contract.commands import LEFT_SHIFT_MAX
 from sim.golden.numerics import multiply_by_quantized_multiplier
 
 #: ADD shifts its operands left by this many bits before it scales them (add_common.cc, int8).
@@ -40,6 +42,14 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
     if shift < -31:
         return 0, 0
     return multiplier, shift
+
+
+def check_shifts(shifts: ArrayLike, smallest: int = -31, largest: int = LEFT_SHIFT_MAX) -> None:
+    """Raises ValueError when an exponent of a multiplier is outside what the device takes."""
+    for shift in np.atleast_1d(np.asarray(shifts)).tolist():
+        if not smallest <= shift <= largest:
+            raise ValueError(f"its scales make a factor of about 2^{shift}; "
+                             f"the device takes 2^{smallest} to 2^{largest}")
 
 
 def activation_range(activation: str, scale: float, zero_point: int) -> tuple[int, int]:
@@ -95,9 +105,9 @@ class AddParameters:
 
 def exact_sum(zero_point: int) -> AddParameters:
     """Integers of an ADD of the same quantisation everywhere: (a - zero_point) + (b - zero_point), with the multipliers
-    1 = 2^30 * 2^(1 - 31) and, because operands come times 2^20, 2^-20 = 2^30 * 2^(-19 - 31)."""
-    one = 1 << 30
-    return AddParameters(one, 1, one, 1, one, -19, zero_point, zero_point, zero_point, -128, 127)
+    1/2 = 2^30 * 2^-31 and, because operands come times 2^20, 2^-19 = 2^30 * 2^(-18 - 31)."""
+    half = 1 << 30
+    return AddParameters(half, 0, half, 0, half, -18, zero_point, zero_point, zero_point, -128, 127)
 
 
 def add_parameters(a: tuple[float, int], b: tuple[float, int], output: tuple[float, int],

@@ -31,7 +31,7 @@ def cost(layer: ConvLayer, tiles: WeightTiles, config: Config, output_blocks: in
     return sum(
         weight * expected(config, pixels=count, kernel_tiles=tiles.tiles_per_block, output_blocks=output_blocks,
                           unrolling=unrolling, density=density, lanes_per_word=lanes,
-                          weight_density=tiles.row_density)
+                          weight_density=tiles.row_density, add=layer.add is not None)
         for count in counts for density, weight in (GATED_DENSITIES if layer.mask else DENSITIES)
     ) / len(counts)
 

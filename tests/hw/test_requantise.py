@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from hw.requantise import Requantise, ResidualAdd
+from hw.contract.commands import LEFT_SHIFT_MAX, OPERAND_SHIFT_MIN
+from hw.requantise import AddOperands, Requantise
 
 INT32 = (-(1 << 31), (1 << 31) - 1)
 
@@ -50,14 +53,23 @@ def multiply_by_quantized_multiplier(x: int, multiplier: int, shift: int) -> int
 
 def requantise(accumulator, bias, multiplier, shift, zero_point, minimum, maximum) -> int:
     value = multiply_by_quantized_multiplier(wrap(accumulator + bias), multiplier, shift)
-    return min(max(wrap(value + zero_point), minimum), maximum)
+    return min(max(value + zero_point, minimum), maximum)
 
 
-def residual_add(a, b, k) -> int:
-    scaled_a = multiply_by_quantized_multiplier((a - k["a_zero_point"]) << 20, k["a_multiplier"], k["a_shift"])
-    scaled_b = multiply_by_quantized_multiplier((b - k["b_zero_point"]) << 20, k["b_multiplier"], k["b_shift"])
-    return requantise(scaled_a, scaled_b, k["sum_multiplier"], k["sum_shift"], k["sum_zero_point"], k["sum_min"],
-                      k["sum_max"])
+def requantise_once(accumulator, bias, multiplier, shift, zero_point, minimum, maximum) -> int:
+    """One rounding, halves up, of the exact product."""
+    product = wrap(wrap(accumulator + bias) << max(shift, 0)) * multiplier
+    value = math.floor(Fraction(product, 1 << 31 - min(shift, 0)) + Fraction(1, 2))
+    return min(max(value + zero_point, minimum), maximum)
+
+
+def operand_sum(a, b, k) -> int:
+    return wrap(multiply_by_quantized_multiplier((a - k["a_zero_point"]) << 20, k["a_multiplier"], k["a_shift"])
+                + multiply_by_quantized_multiplier((b - k["b_zero_point"]) << 20, k["b_multiplier"], k["b_shift"]))
+
+
+def product(a, b, k) -> int:
+    return (a - k["a_zero_point"]) * (b - k["b_zero_point"])
 
 
 # ---- test values -----------------------------------------------------------------------------------
@@ -96,68 +108,99 @@ def simulate(dut, testbench) -> None:
     simulator.run()
 
 
+def random_range(rng: np.random.Generator) -> dict[str, int]:
+    low, high = random_clamp(rng)
+    return {"zero_point": int(rng.choice([-128, 127, 0, rng.integers(-128, 128)])), "minimum": low, "maximum": high}
+
+
+def random_lane(rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Accumulator, bias, multiplier, shift: any, or such that the result, before it is rounded, is near a half."""
+    shift = int(rng.integers(-31, LEFT_SHIFT_MAX + 1)) if rng.integers(3) else int(rng.integers(-12, 3))
+    if rng.integers(2):
+        return random_int32(rng), random_int32(rng) >> int(rng.integers(32)), random_multiplier(rng), shift
+    # value * multiplier * 2^(shift - 31) near target + 1/2, by one unit of the multiplier or of the value.
+    target = int(rng.integers(-300, 300))
+    value = random_int32(rng) or 1
+    multiplier = abs(((2 * target + 1) << 30 - min(shift, 0)) // (value << max(shift, 0))) + int(rng.integers(-1, 2))
+    if not 0 <= multiplier <= INT32[1]:
+        multiplier = 1 << int(rng.integers(20, 31))
+        value = ((2 * target + 1) << 30 - min(shift, 0)) // (multiplier << max(shift, 0)) + int(rng.integers(-1, 2))
+        value = min(max(value, INT32[0]), INT32[1])
+    bias = random_int32(rng)
+    return wrap(value - bias), bias, multiplier, shift
+
+
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("lanes", [1, 4])
-def test_requantise(lanes):
+def test_requantise(lanes, once):
+    """Values of both ranges mixed, valid and invalid cycles too; the pipeline is empty before the ranges change."""
     rng = seeded()
     dut = Requantise(lanes)
 
     async def testbench(ctx):
+        ctx.set(dut.once, once)
         for _ in range(12):
-            zero_point = int(rng.choice([-128, 127, 0, rng.integers(-128, 128)]))
-            low, high = random_clamp(rng)
-            ctx.set(dut.zero_point, zero_point)
-            ctx.set(dut.minimum, low)
-            ctx.set(dut.maximum, high)
+            ranges = [random_range(rng) for _ in range(2)]
+            ctx.set(dut.range_0, ranges[0])
+            ctx.set(dut.range_1, ranges[1])
             expected = []
-            for cycle in range(100 + dut.LATENCY - 1):
-                # Valid and invalid cycles mixed; the pipeline is drained before the constants change.
-                valid = bool(cycle < 100 and rng.integers(4) > 0)
-                lanes_in = [(random_int32(rng), random_int32(rng) >> int(rng.integers(32)), random_multiplier(rng),
-                             int(rng.integers(-31, 32)) if rng.integers(3) else int(rng.integers(-12, 3)))
-                            for _ in range(lanes)]
+            for cycle in range(200 + dut.LATENCY - 1):
+                valid = bool(cycle < 200 and rng.integers(4) > 0)
+                lanes_in = [random_lane(rng) for _ in range(lanes)]
+                which = int(rng.integers(2))
                 ctx.set(dut.i_valid, valid)
+                ctx.set(dut.i_range, which)
                 for port, column in zip((dut.i_accumulator, dut.i_bias, dut.i_multiplier, dut.i_shift),
                                         zip(*lanes_in, strict=True), strict=True):
                     ctx.set(port, list(column))
-                expected.append([requantise(*lane, zero_point, low, high) for lane in lanes_in] if valid else None)
+                function = requantise_once if once else requantise
+                expected.append((which, [function(*lane, *ranges[which].values()) for lane in lanes_in])
+                                if valid else None)
                 await ctx.tick()
                 at = cycle + 1 - dut.LATENCY
                 assert ctx.get(dut.o_valid) == (at >= 0 and expected[at] is not None)
                 if at >= 0 and expected[at] is not None:
-                    assert [ctx.get(dut.o_value[i]) for i in range(lanes)] == expected[at]
+                    assert (ctx.get(dut.o_range), [ctx.get(dut.o_value[i]) for i in range(lanes)]) == expected[at]
 
     simulate(dut, testbench)
 
 
-@pytest.mark.parametrize("positive_shifts", [False, True])
-def test_residual_add(positive_shifts):
+@pytest.mark.parametrize(("built_to_multiply", "multiply"), [(False, False), (True, False), (True, True)])
+def test_add_operands(built_to_multiply, multiply):
+    """Pairs back to back and with gaps; operands of ADD, differences of MUL where the hardware is there."""
     rng = seeded()
     lanes = 4
-    dut = ResidualAdd(lanes)
+    dut = AddOperands(lanes, multiply=built_to_multiply)
 
     async def testbench(ctx):
-        for _ in range(16):
+        ctx.set(dut.multiply, multiply)
+        for shift in range(-OPERAND_SHIFT_MIN + 1):
             constants = {}
-            for name in ("a", "b", "sum"):
+            for name in ("a", "b"):
                 constants[f"{name}_multiplier"] = random_multiplier(rng)
-                constants[f"{name}_shift"] = (int(rng.integers(-31, 32)) if positive_shifts
-                                              else -int(rng.integers(0, 4 if name != "sum" else 22)))
+                constants[f"{name}_shift"] = -shift if name == "a" else int(rng.integers(OPERAND_SHIFT_MIN, 1))
                 constants[f"{name}_zero_point"] = int(rng.choice([-128, 127, 0, rng.integers(-128, 128)]))
-            constants["sum_min"], constants["sum_max"] = random_clamp(rng)
             ctx.set(dut.constants, constants)
-            expected = []
-            for cycle in range(64 + dut.LATENCY - 1):
-                valid = cycle < 64
-                a, b = ([int(x) for x in np.where(rng.integers(4, size=lanes) == 0, rng.choice([-128, 127], lanes),
-                                                  rng.integers(-128, 128, lanes))] for _ in range(2))
+            expected: list = []
+            cycles = 128
+            for cycle in range(cycles + dut.LATENCY):
+                second = bool(expected and expected[-1])
+                valid = bool(cycle < cycles and not second and rng.integers(4) > 0)
+                for port in (dut.i_a, dut.i_b):
+                    any_value, end = rng.integers(-128, 128, lanes), rng.choice([-128, 127], lanes)
+                    operand = [int(x) for x in np.where(rng.integers(4, size=lanes) == 0, end, any_value)]
+                    ctx.set(port, operand)
+                    if port is dut.i_a and valid:
+                        a = operand
+                    if port is dut.i_b and second:
+                        function = product if multiply else operand_sum
+                        expected[-1] = [function(x, y, constants) for x, y in zip(a, operand, strict=True)]
                 ctx.set(dut.i_valid, valid)
-                ctx.set(dut.i_a, a)
-                ctx.set(dut.i_b, b)
-                expected.append([residual_add(x, y, constants) for x, y in zip(a, b, strict=True)])
+                expected.append([0] if valid else None)
                 await ctx.tick()
                 at = cycle + 1 - dut.LATENCY
-                assert ctx.get(dut.o_valid) == (at >= 0)
-                if at >= 0:
-                    assert [ctx.get(dut.o_value[i]) for i in range(lanes)] == expected[at]
+                assert ctx.get(dut.o_valid) == (at >= 0 and expected[at] is not None)
+                if at >= 0 and expected[at] is not None:
+                    assert [ctx.get(dut.o[i]) for i in range(lanes)] == expected[at]
 
     simulate(dut, testbench)
