@@ -6,6 +6,9 @@ feature memory gives the first reader and the first writer their banks at once.
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
@@ -31,7 +34,7 @@ class Drain(wiring.Component):
         from the command, stable while it is drained.
     table_* : the walker's writes to the output table.
     wave : one item per wave, taken when all its accumulators are launched.
-    drained_valid, drained (per row), pixel, group, release : the rows' drain ports.
+    drained_valid, drained (per row), selected, pixel, group, release : the rows' drain ports.
     parameters : the parameter memory. skip : the residual's operand b. write : the results.
     empty : nothing is under way behind the launch.
     """
@@ -58,6 +61,7 @@ class Drain(wiring.Component):
             "wave": In(stream.Signature(Wave(config))),
             "drained_valid": In(config.rows),
             "drained": In(32 * q).array(config.rows),
+            "selected": Out(config.rows),
             "pixel": Out(pixel_bits(config)),
             "group": Out(range(lanes // q)),
             "release": Out(config.rows),
@@ -108,22 +112,18 @@ class Drain(wiring.Component):
         exists, row_valid, last_group, last_pixel, row_end = (Signal() for _ in range(5))
         launch = Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
-        drained_row = Signal(32 * q)
         m.d.comb += [
             pixel_groups_log2.eq(rows_log2 - self.unrolling),
             pixel_groups.eq(1 << pixel_groups_log2),
-            pixel_group.eq(row >> self.unrolling),
-            block.eq(row & ((1 << self.unrolling) - 1)),
+            pixel_group.eq(row & (pixel_groups - 1)),
+            block.eq(row >> pixel_groups_log2),
             index.eq((self.pixel << pixel_groups_log2) + pixel_group),
             exists.eq(block < wave.blocks),
             row_valid.eq(self.drained_valid.bit_select(row, 1)),
             last_group.eq(self.group == groups - 1),
             last_pixel.eq(index + pixel_groups >= wave.pixels),
         ]
-        with m.Switch(row):
-            for i in range(rows):
-                with m.Case(i):
-                    m.d.comb += drained_row.eq(self.drained[i])
+        m.d.comb += self.selected.eq(1 << row)
         with m.If(self.wave.valid & ~self.start & table_there):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
@@ -162,8 +162,8 @@ class Drain(wiring.Component):
                                            self.parameter_base + command_block * groups + group)),
         ]
         m.d.sync += [launch_1.eq(launch), first_1.eq(launch & (group == 0)), block_1.eq(command_block)]
-        accumulators = Signal(32 * q)
-        m.d.sync += accumulators.eq(drained_row)
+        accumulators = Signal(32 * q)  # the rows not selected give zeros
+        m.d.comb += accumulators.eq(functools.reduce(operator.or_, (self.drained[i] for i in range(rows))))
 
         place = Signal(address_bits)
         first_2 = Signal()

@@ -12,7 +12,7 @@ that reads what that one writes is ORDERED and waits.
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Out
@@ -28,16 +28,11 @@ from hw.conv_engine.setup import CommandSetup, ComputeSettings, DrainSettings
 from hw.conv_engine.tile_loader import TileLoader
 from hw.ports import ByteReadPort, EnginePort, MemoryRead, ReadPort, WritePort, command_layout
 
-#: Counters that add up what the rows report in a cycle.
-_ROW_COUNTERS = {
-    "issued": "issued",
-    "issued_last": "issued_last",
-    "skipped_weight": "skipped",
-    "skipped_weight_last": "skipped_last",
-    "stalled_fetch": "stalled_fetch",
-    "stalled_weight": "stalled_weight",
-    "stalled_drain": "stalled_drain",
-}
+#: Counters that add up what the rows report in a cycle, each row one at most.
+_ROW_COUNTERS = ("issued", "issued_last", "stalled_fetch", "stalled_weight", "stalled_drain")
+
+#: Counters of the activations that were sent to the rows and not issued: what was sent, what is subtracted.
+_SKIPPED = {"skipped_weight": ("nonzero", "issued"), "skipped_weight_last": ("nonzero_last", "issued_last")}
 
 #: Bits of a command's number among those under way: three stages.
 NUMBER_BITS = 2
@@ -186,7 +181,7 @@ class ConvEngine(wiring.Component):
             queues[name] = queue, none
         m.d.comb += [
             walker.wave.ready.eq(Cat(queue.w_rdy for queue, _none in queues.values()).all()),
-            walker.input_freed.eq(fetch.wave.valid & fetch.wave.ready),
+            walker.input_freed.eq(fetch.freed),
             walker.output_freed.eq(drain.wave.valid & drain.wave.ready),
         ]
 
@@ -206,9 +201,11 @@ class ConvEngine(wiring.Component):
         # ---- activation fetch -----------------------------------------------------------------------------
         m.d.comb += [
             *(getattr(fetch, name).eq(computing[name]) for name in (
-                "packed", "kernel_height", "kernel_width", "input_blocks", "last_lanes", "input_height", "input_width",
-                "dilation_y", "dilation_x", "unrolling", "step_y", "step_x", "step_block", "zero_point")),
+                "packed", "kernel_height_last", "kernel_width_last", "input_blocks_last", "last_lanes", "input_height",
+                "input_width", "dilation_y", "dilation_x", "unrolling", "step_y", "step_x", "step_block",
+                "zero_point")),
             fetch.table_valid.eq(walker.input_write.valid),
+            fetch.table_single.eq(command.unrolling == len(config.unrollings) - 1),
             fetch.table_slot.eq(walker.input_write.slot),
             fetch.table_index.eq(walker.input_write.index),
             fetch.table_data.eq(walker.input_write.data),
@@ -219,7 +216,7 @@ class ConvEngine(wiring.Component):
         # ---- tile loader ----------------------------------------------------------------------------------
         m.d.comb += [
             tiles.start.eq(begin),
-            *(getattr(tiles, name).eq(computing[name]) for name in ("weight_base", "map_base", "steps", "unrolling")),
+            *(getattr(tiles, name).eq(computing[name]) for name in ("weight_base", "map_base", "steps_last", "unrolling")),
         ]
         wiring.connect(m, tiles.weights, wiring.flipped(self.weights))
         wiring.connect(m, tiles.maps, wiring.flipped(self.maps))
@@ -239,6 +236,7 @@ class ConvEngine(wiring.Component):
                 row.zero_point.eq(computing.zero_point),
                 drain.drained_valid[i].eq(row.drained_valid),
                 drain.drained[i].eq(row.drained),
+                row.drain_selected.eq(drain.selected[i]),
                 row.drain_pixel.eq(drain.pixel),
                 row.drain_group.eq(drain.group),
                 row.drain_release.eq(drain.release[i]),
@@ -260,20 +258,25 @@ class ConvEngine(wiring.Component):
         kept = self.engine.counters
         with m.If(leave):
             m.d.sync += kept.active_pixels.eq(active_pixels)
-        for counter, member in _ROW_COUNTERS.items():
-            reports = [getattr(row, member) for row in row_list]
-            total = Signal(range(sum((1 << len(report)) - 1 for report in reports) + 1), name=f"rows_{counter}")
-            count = Signal(32, name=f"count_{counter}")
-            if len(reports[0]) == 1:
-                m.d.sync += total.eq(count_ones(m, Cat(reports), f"{counter}_now"))
-            else:
-                m.d.sync += total.eq(sum(reports))
+
+        def counter(name, increment, enable=1):
+            count = Signal(32, name=f"count_{name}")
             with m.If(begin):
                 m.d.sync += count.eq(0)
-            with m.Elif(takes & ~idle if counter.startswith("stalled") else 1):
-                m.d.sync += count.eq(count + total)
+            with m.Elif(enable):
+                m.d.sync += count.eq(count + increment)
             with m.If(leave):
-                m.d.sync += kept[counter].eq(count)
+                m.d.sync += kept[name].eq(count)
+
+        totals = {}
+        for name in _ROW_COUNTERS:
+            total = totals[name] = Signal(range(rows + 1), name=f"rows_{name}")
+            m.d.sync += total.eq(count_ones(m, Cat(getattr(row, name) for row in row_list), f"{name}_now"))
+            counter(name, total, takes & ~idle if name.startswith("stalled") else 1)
+        for name, (sent, issued) in _SKIPPED.items():
+            increment = Signal(signed(len(getattr(fetch, sent)) + 1), name=f"increment_{name}")
+            m.d.sync += increment.eq(getattr(fetch, sent) - totals[issued])
+            counter(name, increment)
         m.d.comb += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
                                      | walker.wave.valid | fetch.moved)
 

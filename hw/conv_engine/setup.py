@@ -27,11 +27,12 @@ class ComputeSettings(data.StructLayout):
     def __init__(self, config: Config):
         address = byte_address_bits(config)
         super().__init__({
-            "packed": 1, "kernel_height": 8, "kernel_width": 8, "input_blocks": 16, "last_lanes": 8,
+            "packed": 1, "kernel_height_last": range(KERNEL_MAX), "kernel_width_last": range(KERNEL_MAX),
+            "input_blocks_last": 16, "last_lanes": 8,
             "input_height": 16, "input_width": 16, "dilation_y": 8, "dilation_x": 8,
             "unrolling": range(len(config.unrollings)), "step_y": address, "step_x": address, "step_block": address,
             "zero_point": signed(8), "weight_base": range(config.weight_words), "map_base": range(config.weight_maps),
-            "steps": 24,
+            "steps_last": 24,
         })
 
 
@@ -93,7 +94,7 @@ class CommandSetup(wiring.Component):
             (command.stride_x, command.input_pixel_stride, [walk.pixel_step.eq(product)]),
             (command.pad_left, command.input_pixel_stride, [left_offset.eq(product)]),
             (command.output_y, command.output_row_stride, [output_offset.eq(product)]),
-            (kernel_positions, command.input_blocks, [compute.steps.eq(product)]),
+            (kernel_positions, command.input_blocks, [compute.steps_last.eq(product - 1)]),
             (walk.first_y, command.input_row_stride, [first_offset.eq(product)]),
         ]
         step = Signal(range(len(products) + 3))
@@ -119,8 +120,10 @@ class CommandSetup(wiring.Component):
             compute.packed.eq(packed),
             compute.step_block.eq(Mux(packed, config.lanes, 1)),
             compute.zero_point.eq(command.input_zero_point),
+            *(compute[f"{name}_last"].eq(command[name] - 1) for name in (
+                "kernel_height", "kernel_width", "input_blocks")),
             *(compute[name].eq(command[name]) for name in (
-                "kernel_height", "kernel_width", "input_blocks", "last_lanes", "input_height", "input_width",
+                "last_lanes", "input_height", "input_width",
                 "dilation_y", "dilation_x", "unrolling", "weight_base", "map_base")),
             drain.add.eq(flags & Flag.ADD != 0),
             drain.parameter_base.eq(command.parameter_base),
