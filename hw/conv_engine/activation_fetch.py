@@ -18,8 +18,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import KERNEL_MAX, Config
+from hw.conv_engine.bits import count_ones
 from hw.conv_engine.pixel_walker import INPUT_WAVES, Wave, WindowStart, byte_address_bits
-from hw.conv_engine.row import ActivationWord, count_ones, pixel_bits
+from hw.conv_engine.row import ActivationWord, pixel_bits
 from hw.ports import READ_LATENCY, ByteReadPort
 
 #: Cycles from an accepted request of a ByteReadPort to its data.

@@ -21,9 +21,10 @@ from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import Config
 from hw.contract.registers import Error
 from hw.conv_engine.activation_fetch import ActivationFetch
+from hw.conv_engine.bits import count_ones
 from hw.conv_engine.drain import Drain
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, PixelWalker, Wave
-from hw.conv_engine.row import Row, count_ones
+from hw.conv_engine.row import Row
 from hw.conv_engine.setup import CommandSetup, ComputeSettings, DrainSettings
 from hw.conv_engine.tile_loader import TileLoader
 from hw.ports import ByteReadPort, EnginePort, MemoryRead, ReadPort, WritePort, command_layout
@@ -187,13 +188,14 @@ class ConvEngine(wiring.Component):
 
         # ---- pixel walker ---------------------------------------------------------------------------------
         m.d.comb += [
+            walker.steps_known.eq(setup.steps_known),
             walker.start.eq(start),
             walker.gated.eq(command.flags & Flag.GATED != 0),
             walker.whole.eq(command.flags & Flag.WHOLE != 0),
             *(getattr(walker, name).eq(setup.walk[name]) for name in (
-                "first_y", "first_address", "row_step", "pixel_step")),
+                "first_y", "first_address", "row_step", "pixel_step", "rows_last", "width_last")),
             *(getattr(walker, name).eq(command[name]) for name in (
-                "output_rows", "output_width", "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
+                "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
                 "pad_left", "output_row_stride", "output_pixel_stride")),
         ]
         wiring.connect(m, walker.mask, wiring.flipped(self.mask))

@@ -18,7 +18,10 @@ class WalkSettings(data.StructLayout):
 
     def __init__(self, config: Config):
         address = byte_address_bits(config)
-        super().__init__({"first_y": signed(18), "first_address": address, "row_step": address, "pixel_step": address})
+        super().__init__({
+            "first_y": signed(18), "first_address": address, "row_step": address, "pixel_step": address,
+            "rows_last": 16, "width_last": 16,
+        })
 
 
 class ComputeSettings(data.StructLayout):
@@ -55,7 +58,7 @@ class CommandSetup(wiring.Component):
     -------
     command : the payload of a CONV command, stable.
     acceptable : it keeps the limits (combinational).
-    run : work; low: start over. done : all settings are there.
+    run : work; low: start over. steps_known : pulse, the walker's pixel_step is there. done : all settings are there.
     walk, compute, drain : the settings.
     """
 
@@ -65,6 +68,7 @@ class CommandSetup(wiring.Component):
             "command": In(command_layout(Opcode.CONV)),
             "acceptable": Out(1),
             "run": In(1),
+            "steps_known": Out(1),
             "done": Out(1),
             "walk": Out(WalkSettings(config)),
             "compute": Out(ComputeSettings(config)),
@@ -86,12 +90,12 @@ class CommandSetup(wiring.Component):
         left_offset, first_offset, output_offset = (Signal(address_bits, name=name) for name in
                                                     ("left_offset", "first_offset", "output_offset"))
         products = [  # (factors, what takes the product)
+            (command.stride_x, command.input_pixel_stride, [walk.pixel_step.eq(product)]),
             (command.kernel_height, command.kernel_width, [kernel_positions.eq(product)]),
             (command.output_y, command.stride_y, [walk.first_y.eq(product - command.pad_top)]),
             (command.dilation_y, command.input_row_stride, [compute.step_y.eq(product)]),
             (command.dilation_x, command.input_pixel_stride, [compute.step_x.eq(product)]),
             (command.stride_y, command.input_row_stride, [walk.row_step.eq(product)]),
-            (command.stride_x, command.input_pixel_stride, [walk.pixel_step.eq(product)]),
             (command.pad_left, command.input_pixel_stride, [left_offset.eq(product)]),
             (command.output_y, command.output_row_stride, [output_offset.eq(product)]),
             (kernel_positions, command.input_blocks, [compute.steps_last.eq(product - 1)]),
@@ -107,12 +111,15 @@ class CommandSetup(wiring.Component):
                         m.d.sync += [factor_a.eq(products[i][0]), factor_b.eq(products[i][1])]
                     if i >= 2:
                         m.d.sync += products[i - 2][2]
+        m.d.comb += self.steps_known.eq(step == 3)  # the first product
         m.d.comb += self.done.eq(step == len(products) + 2)  # the last sum is registered when this ends
         m.d.sync += step.eq(Mux(self.run & ~self.done, step + 1, 0))
         m.d.sync += [
             walk.first_address.eq(command.input_base + first_offset - left_offset),
             drain.output_base.eq(command.output_base + output_offset),
             drain.b_base.eq(command.b_base + output_offset),
+            walk.rows_last.eq(command.output_rows - 1),
+            walk.width_last.eq(command.output_width - 1),
         ]
 
         # ---- fields as they are ---------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
-from hw.conv_engine.row import TileWord, count_ones
+from hw.conv_engine.bits import count_ones
+from hw.conv_engine.row import TileWord
 from hw.ports import MemoryRead
 
 
