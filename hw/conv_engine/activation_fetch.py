@@ -32,8 +32,8 @@ class ActivationFetch(wiring.Component):
 
     Members
     -------
-    packed, last_lanes, input_height, input_width, dilation_y, dilation_x, zero_point, unrolling : from the command,
-        stable while not idle. kernel_height_last, kernel_width_last, input_blocks_last : one less than its fields.
+    packed, kernel_height, kernel_width, input_blocks, last_lanes, input_height, input_width, dilation_y,
+        dilation_x, zero_point, unrolling : from the command, stable while not idle.
     step_y, step_x, step_block : input address from a kernel row, column, input block to the next.
     table : the walker's writes to the input table; table_single : the command walked has a single pixel group.
     wave : one item per wave. freed : a wave's table slot is free, all its words are under way.
@@ -51,9 +51,9 @@ class ActivationFetch(wiring.Component):
         ports = {f"port_{i}": Out(ByteReadPort(config)) for i in range(config.fetch_ports)}
         super().__init__({
             "packed": In(1),
-            "kernel_height_last": In(range(KERNEL_MAX)),
-            "kernel_width_last": In(range(KERNEL_MAX)),
-            "input_blocks_last": In(16),
+            "kernel_height": In(range(KERNEL_MAX + 1)),
+            "kernel_width": In(range(KERNEL_MAX + 1)),
+            "input_blocks": In(16),
             "last_lanes": In(8),
             "input_height": In(16),
             "input_width": In(16),
@@ -151,15 +151,14 @@ class ActivationFetch(wiring.Component):
             ]
 
         # ---- kernel steps x pixels ------------------------------------------------------------------------
-        kernel_bits = (KERNEL_MAX - 1).bit_length()
-        block, kx, ky = Signal(16), Signal(kernel_bits), Signal(kernel_bits)
-        dx, dy = Signal(kernel_bits + 8), Signal(kernel_bits + 8)
+        block, kx, ky = Signal(16, init=1), *(Signal(range(KERNEL_MAX + 1), init=1) for _ in range(2))  # from 1 on
+        dx, dy = (Signal((KERNEL_MAX - 1).bit_length() + 8) for _ in range(2))
         offset_block, offset_x, offset_y = Signal(address_bits), Signal(address_bits), Signal(address_bits)
         block_last, x_last, y_last, pair_last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            block_last.eq(block == self.input_blocks_last),
-            x_last.eq(kx == self.kernel_width_last),
-            y_last.eq(ky == self.kernel_height_last),
+            block_last.eq(block == self.input_blocks),
+            x_last.eq(kx == self.kernel_width),
+            y_last.eq(ky == self.kernel_height),
             pair_last.eq(pair == final_pair),
         ]
         advance = Signal()  # the pixels of this cycle move on
@@ -170,16 +169,16 @@ class ActivationFetch(wiring.Component):
                 with m.If(block_last):
                     next_x = Signal(address_bits)
                     m.d.comb += next_x.eq(offset_x + self.step_x)
-                    m.d.sync += [block.eq(0), kx.eq(kx + 1), dx.eq(dx + self.dilation_x),
+                    m.d.sync += [block.eq(1), kx.eq(kx + 1), dx.eq(dx + self.dilation_x),
                                  offset_x.eq(next_x), offset_block.eq(next_x)]
                     with m.If(x_last):
                         next_y = Signal(address_bits)
                         m.d.comb += next_y.eq(offset_y + self.step_y)
-                        m.d.sync += [kx.eq(0), dx.eq(0), ky.eq(ky + 1), dy.eq(dy + self.dilation_y),
+                        m.d.sync += [kx.eq(1), dx.eq(0), ky.eq(ky + 1), dy.eq(dy + self.dilation_y),
                                      offset_y.eq(next_y), offset_x.eq(next_y), offset_block.eq(next_y)]
                         with m.If(y_last):
                             m.d.comb += wave_ended.eq(1)
-                            m.d.sync += [ky.eq(0), dy.eq(0), offset_y.eq(0), offset_x.eq(0), offset_block.eq(0),
+                            m.d.sync += [ky.eq(1), dy.eq(0), offset_y.eq(0), offset_x.eq(0), offset_block.eq(0),
                                          table_slot.eq(table_slot + 1)]
 
         # ---- stage 1: the table's entry, the kernel step --------------------------------------------------
@@ -283,7 +282,7 @@ class ActivationFetch(wiring.Component):
                 sent_now[row].append(going & wanted.tag.rows[row])
             tags = [Signal(request_layout, name=f"flight_{i}_{stage}") for stage in range(BYTE_READ_LATENCY)]
             flying = [Signal(name=f"flying_{i}_{stage}") for stage in range(BYTE_READ_LATENCY)]
-            m.d.sync += [tags[0].eq(wanted), flying[0].eq(going)]
+            m.d.sync += [tags[0].eq(wanted), tags[0].tag.fetch.eq(wanted.tag.fetch & going), flying[0].eq(going)]
             for stage in range(1, BYTE_READ_LATENCY):
                 m.d.sync += [tags[stage].eq(tags[stage - 1]), flying[stage].eq(flying[stage - 1])]
             arrivals.append((port, tags[-1], flying[-1]))
@@ -335,9 +334,8 @@ class ActivationFetch(wiring.Component):
 
         # ---- counters: a wave's words go to a row of each of its output blocks ----------------------------
         # All words that arrive together were visited together: one port's tag speaks for both.
-        counted = [Mux(word_rows.any() & (1 if i == 0 else ~single), word.nonzero, 0)
-                   for i, (word, word_rows, *_) in enumerate(words)]
-        counts = [count_ones(m, bits[:lanes], f"nonzero_{i}") for i, bits in enumerate(counted)]
+        counts = [count_ones(m, word.nonzero, f"nonzero_{i}") for i, (word, *_) in enumerate(words)]
+        counts[1:] = [Mux(single, 0, count) for count in counts[1:]]
         arrived_common, common_now, common_counted = (Signal(common_layout, name=name) for name in (
             "arrived_common", "common_now", "common_counted"))
         m.d.comb += arrived_common.eq(arrivals[0][1].common)

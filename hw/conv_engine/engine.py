@@ -86,6 +86,7 @@ class ConvEngine(wiring.Component):
         refused, start, walked = Signal(), Signal(), Signal()
         number = Signal(NUMBER_BITS)  # of the command being walked
         entered = Signal()  # it computes, too
+        setting_up = Signal()
         m.d.comb += [
             setup.command.eq(command),
             self.engine.error.eq(Cat(refused, Const(Error.BAD_COMMAND, 8), Const(0, 32))),
@@ -95,12 +96,12 @@ class ConvEngine(wiring.Component):
             with m.State("IDLE"):
                 with m.If(self.engine.command.valid):
                     with m.If(setup.acceptable):
+                        m.d.sync += setting_up.eq(1)
                         m.next = "SETUP"
                     with m.Else():
                         m.d.comb += refused.eq(1)
             with m.State("SETUP"):
-                m.d.comb += setup.run.eq(1)
-                with m.If(setup.done):
+                with m.If(setup.walk_known):
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += start.eq(1)
@@ -124,8 +125,9 @@ class ConvEngine(wiring.Component):
             ordered.eq(command.flags & Flag.ORDERED != 0),
             enter.eq(waiting & ~computes & ~(ordered & drains)),
         ]
-        with m.If(start):
-            m.d.sync += waiting.eq(1)
+        m.d.comb += setup.run.eq(setting_up)
+        with m.If(setup.done):
+            m.d.sync += [setting_up.eq(0), waiting.eq(1)]
         with m.If(enter):
             m.d.sync += [waiting.eq(0), entered.eq(1), computes.eq(1), compute_walked.eq(0),
                          computing.eq(setup.compute), compute_number.eq(number)]
@@ -155,12 +157,11 @@ class ConvEngine(wiring.Component):
 
         # ---- waves to their three consumers ---------------------------------------------------------------
         tagged = data.StructLayout({"wave": Wave(config), "number": NUMBER_BITS})
-        begin, takes = Signal(), Signal()
+        begin = Signal()
         m.d.sync += begin.eq(enter)  # `computing` is new
-        m.d.comb += takes.eq(computes & ~begin)  # waves: the tile loader has started over
         queues = {}
-        for name, consumer, stage, own in (("fetch", fetch, takes, compute_number),
-                                           ("tiles", tiles, takes, compute_number),
+        for name, consumer, stage, own in (("fetch", fetch, computes, compute_number),
+                                           ("tiles", tiles, computes, compute_number),
                                            ("drain", drain, drains, drain_number)):
             queue = SyncFIFOBuffered(width=tagged.size, depth=OUTPUT_WAVES)
             m.submodules[f"{name}_waves"] = queue
@@ -193,9 +194,9 @@ class ConvEngine(wiring.Component):
             walker.gated.eq(command.flags & Flag.GATED != 0),
             walker.whole.eq(command.flags & Flag.WHOLE != 0),
             *(getattr(walker, name).eq(setup.walk[name]) for name in (
-                "first_y", "first_address", "row_step", "pixel_step", "rows_last", "width_last")),
+                "first_y", "first_address", "row_step", "pixel_step", "width_last")),
             *(getattr(walker, name).eq(command[name]) for name in (
-                "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
+                "output_rows", "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
                 "pad_left", "output_row_stride", "output_pixel_stride")),
         ]
         wiring.connect(m, walker.mask, wiring.flipped(self.mask))
@@ -203,9 +204,8 @@ class ConvEngine(wiring.Component):
         # ---- activation fetch -----------------------------------------------------------------------------
         m.d.comb += [
             *(getattr(fetch, name).eq(computing[name]) for name in (
-                "packed", "kernel_height_last", "kernel_width_last", "input_blocks_last", "last_lanes", "input_height",
-                "input_width", "dilation_y", "dilation_x", "unrolling", "step_y", "step_x", "step_block",
-                "zero_point")),
+                "packed", "kernel_height", "kernel_width", "input_blocks", "last_lanes", "input_height", "input_width",
+                "dilation_y", "dilation_x", "unrolling", "step_y", "step_x", "step_block", "zero_point")),
             fetch.table_valid.eq(walker.input_write.valid),
             fetch.table_single.eq(command.unrolling == len(config.unrollings) - 1),
             fetch.table_slot.eq(walker.input_write.slot),
@@ -218,7 +218,7 @@ class ConvEngine(wiring.Component):
         # ---- tile loader ----------------------------------------------------------------------------------
         m.d.comb += [
             tiles.start.eq(begin),
-            *(getattr(tiles, name).eq(computing[name]) for name in ("weight_base", "map_base", "steps_last", "unrolling")),
+            *(getattr(tiles, name).eq(computing[name]) for name in ("weight_base", "map_base", "steps", "unrolling")),
         ]
         wiring.connect(m, tiles.weights, wiring.flipped(self.weights))
         wiring.connect(m, tiles.maps, wiring.flipped(self.maps))
@@ -248,7 +248,7 @@ class ConvEngine(wiring.Component):
         idle = Signal()
         settled = Signal(SETTLING)
         m.d.comb += [
-            idle.eq(takes & compute_walked & queues["fetch"][1] & queues["tiles"][1]
+            idle.eq(computes & compute_walked & queues["fetch"][1] & queues["tiles"][1]
                     & fetch.idle & tiles.idle & Cat(row.idle for row in row_list).all()),
             leave.eq(settled.all() & idle & drain_entered),
             complete.eq(drains & computed & queues["drain"][1] & drain.empty & self.engine.may_complete),
@@ -274,7 +274,7 @@ class ConvEngine(wiring.Component):
         for name in _ROW_COUNTERS:
             total = totals[name] = Signal(range(rows + 1), name=f"rows_{name}")
             m.d.sync += total.eq(count_ones(m, Cat(getattr(row, name) for row in row_list), f"{name}_now"))
-            counter(name, total, takes & ~idle if name.startswith("stalled") else 1)
+            counter(name, total, computes & ~idle if name.startswith("stalled") else 1)
         for name, (sent, issued) in _SKIPPED.items():
             increment = Signal(signed(len(getattr(fetch, sent)) + 1), name=f"increment_{name}")
             m.d.sync += increment.eq(getattr(fetch, sent) - totals[issued])

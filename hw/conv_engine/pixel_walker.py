@@ -74,12 +74,12 @@ class PixelWalker(wiring.Component):
 
     Members
     -------
-    steps_known : pulse, CHUNK cycles before `start` at least; stride_x, pixel_step and output_pixel_stride are stable
-        from then on.
+    steps_known : pulse, CHUNK - 4 cycles before `start` at least; stride_x, pixel_step and output_pixel_stride are
+        stable from then on.
     start : pulse; the values below are stable from then on.
-    gated, whole, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left : from the command. rows_last,
-        width_last : one less than its output_rows, output_width. first_y : input row of the first output row's window
-        (may be negative).
+    gated, whole, output_rows, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left : from the command.
+        width_last : one less than its output_width. first_y : input row of the first output row's window (may be
+        negative).
     first_address : input address of that row's position 0 - pad_left. row_step, pixel_step : input
         address from an output row, pixel, to the next. output_row_stride, output_pixel_stride : words.
     mask : the mask memory.
@@ -99,7 +99,7 @@ class PixelWalker(wiring.Component):
             "start": In(1),
             "gated": In(1),
             "whole": In(1),
-            "rows_last": In(16),
+            "output_rows": In(16),
             "width_last": In(16),
             "output_blocks": In(16),
             "mask_base": In(16),
@@ -157,7 +157,7 @@ class PixelWalker(wiring.Component):
             m.d.sync += [fill_at.eq(fill_at + 1), multiple.eq(plus("next_multiple", multiple, step))]
 
         # ---- position of the mask word that is read -------------------------------------------------------
-        rows_left = Signal(16)
+        row = Signal(16)  # from 1 on
         words_left = Signal(16 - word_bits)  # of the row
         row_address = Signal(byte_address_bits(config))
         row_output = Signal(word_address_bits(config))
@@ -310,12 +310,12 @@ class PixelWalker(wiring.Component):
         ]
         with m.If(row_begins):
             m.d.sync += [
-                rows_left.eq(rows_left - 1), row_address.eq(next_address), row_output.eq(next_output),
+                row.eq(row + 1), row_address.eq(next_address), row_output.eq(next_output),
                 row_y.eq(row_y + self.stride_y), read_place.address.eq(next_address), read_place.output.eq(next_output),
             ]
         with m.If(group_begins):
             m.d.sync += [
-                rows_left.eq(self.rows_last), row_address.eq(self.first_address), row_output.eq(0),
+                row.eq(1), row_address.eq(self.first_address), row_output.eq(0),
                 row_y.eq(self.first_y), read_place.address.eq(self.first_address), read_place.output.eq(0),
                 mask_at.eq(self.mask_base), all_active.eq(~self.gated),
             ]
@@ -347,7 +347,7 @@ class PixelWalker(wiring.Component):
                     m.next = "IDLE"
             with m.State("WORD"):
                 m.d.comb += capture.eq(~read_valid | word_taken)
-                with m.If(row_begins & (rows_left == 0)):
+                with m.If(row_begins & (row == self.output_rows)):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(~(read_valid | some_left | chunk_valid | some)):
@@ -356,10 +356,12 @@ class PixelWalker(wiring.Component):
                         with m.If(last_group):
                             m.next = "IDLE"
                         with m.Else():
-                            m.d.comb += group_begins.eq(1)
                             m.d.sync += [first_block.eq(first_block + blocks_at_once), first_group.eq(0),
                                          blocks_left.eq(blocks_left - blocks_at_once)]
-                            m.next = "ADDRESS"
+                            m.next = "AGAIN"
+            with m.State("AGAIN"):
+                m.d.comb += group_begins.eq(1)
+                m.next = "ADDRESS"
 
         # ---- the pixel taken: its place in its chunk, added -----------------------------------------------
         tag_layout = data.StructLayout({

@@ -80,7 +80,7 @@ class Row(wiring.Component):
         reads this row's. drained : Q of them, group drain_group of pixel drain_pixel, in the cycle after they were
         selected and drained_valid; zero in the cycle after the row was not selected.
     drain_release : drained, the bank is free again.
-    idle : no word is in the row. zero_point must be stable while not idle, and while words come.
+    idle : all words are issued. zero_point must be stable while not idle, in two cycles more, and while words come.
     issued, issued_last, stalled_* : counter increments.
     """
 
@@ -369,6 +369,5 @@ class Row(wiring.Component):
                 fresh.word_select(drain_bank, pixels).eq((1 << pixels) - 1),
                 drain_bank.eq(~drain_bank),
             ]
-        m.d.comb += self.idle.eq(~(fifo.r_rdy | following_valid | busy | Cat(
-            stage.valid | stage.wave_last for stage in (channel_stage, weight_stage, multiply_stage)).any()))
+        m.d.comb += self.idle.eq(~(fifo.r_rdy | following_valid | busy))
         return m

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
@@ -22,7 +22,7 @@ class TileLoader(wiring.Component):
 
     Members
     -------
-    start : pulse; a new command. weight_base, map_base, steps_last (tiles of one output block in a wave, less one),
+    start : pulse; a new command. weight_base, map_base, steps (tiles of one output block in a wave),
         unrolling: stable from then on.
     wave : one item per wave, with the group's number of blocks.
     weights, maps : the memories.
@@ -38,7 +38,7 @@ class TileLoader(wiring.Component):
             "start": In(1),
             "weight_base": In(range(config.weight_words)),
             "map_base": In(range(config.weight_maps)),
-            "steps_last": In(24),
+            "steps": In(24),
             "unrolling": In(range(len(config.unrollings))),
             "wave": In(stream.Signature(WaveTiles(config))),
             "weights": Out(MemoryRead(config.weight_words, 16 * config.lanes)),
@@ -77,10 +77,10 @@ class TileLoader(wiring.Component):
         item = data.StructLayout({"map": lanes, "words_last": (lanes // 2 - 1).bit_length(), "stored": 1,
                                   "target": rows, **tags})
         ahead_depth, reads_under_way = 8, 3
-        m.submodules.ahead = ahead = SyncFIFOBuffered(width=item.size, depth=ahead_depth)
+        m.submodules.ahead = ahead = SyncFIFO(width=item.size, depth=ahead_depth)
         map_at = Signal(map_bits)
         group_map = Signal(map_bits)
-        step = Signal(24)
+        step = Signal(24, init=1)  # from 1 on
         block = Signal(block_bits)
         reading = Signal()
         read_layout = data.StructLayout({"valid": 1, "lane": entry_bits, "block": block_bits, **tags})
@@ -90,7 +90,7 @@ class TileLoader(wiring.Component):
         next_map = Signal(map_bits)
         m.d.comb += [
             block_end.eq(block == last_block),
-            step_end.eq(step == self.steps_last),
+            step_end.eq(step == self.steps),
             reading.eq(wave_valid & (ahead.w_level < ahead_depth - reads_under_way)),
             self.maps.address.eq(map_at[entry_bits:]),
             next_map.eq(map_at + 1),
@@ -113,13 +113,13 @@ class TileLoader(wiring.Component):
                 m.d.sync += [block.eq(0), step.eq(step + 1)]
                 with m.If(step_end):
                     m.d.comb += wave_ended.eq(1)
-                    m.d.sync += step.eq(0)
+                    m.d.sync += step.eq(1)
                     with m.If(last_in_group):
                         m.d.sync += group_map.eq(next_map)
                     with m.Else():
                         m.d.sync += map_at.eq(group_map)
         with m.If(self.start):
-            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(0), block.eq(0)]
+            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(1), block.eq(0)]
         pushed = data.View(item, ahead.w_data)
         count = count_ones(m, map_3, "stored_rows")
         groups_log2 = Signal(range(rows_log2 + 1))  # of the pixel groups: they are the rows' low bits
@@ -128,7 +128,7 @@ class TileLoader(wiring.Component):
             ahead.w_en.eq(read_3.valid),
             pushed.map.eq(map_3),
             pushed.stored.eq(count != 0),
-            pushed.words_last.eq(Mux(count == 0, 0, (count - 1) >> 1)),
+            pushed.words_last.eq((count >> 1) - (~count[0] & (count >> 1 != 0))),
             pushed.target.eq(Cat((Const(row, block_bits) >> groups_log2) == read_3.block for row in range(rows))),
             *(pushed[tag].eq(read_3[tag]) for tag in tags),
         ]
