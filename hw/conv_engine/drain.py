@@ -15,6 +15,9 @@ the sums that come back.
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -53,7 +56,7 @@ class Drain(wiring.Component):
         from the command, stable while it is drained.
     table_* : the walker's writes to the output table.
     wave : one item per wave, taken when all its accumulators are launched.
-    drained_valid, drained (per row), pixel, group, release : the rows' drain ports.
+    drained_valid, drained (per row), selected, pixel, group, release : the rows' drain ports.
     parameters : the parameter memory. skip : the residual's operand b. write : the results.
     empty : nothing is under way behind the launch.
     """
@@ -80,6 +83,7 @@ class Drain(wiring.Component):
             "wave": In(stream.Signature(Wave(config))),
             "drained_valid": In(config.rows),
             "drained": In(32 * q).array(config.rows),
+            "selected": Out(config.rows),
             "pixel": Out(pixel_bits(config)),
             "group": Out(range(lanes // q)),
             "release": Out(config.rows),
@@ -132,13 +136,14 @@ class Drain(wiring.Component):
         exists, row_valid, has_pixel, last_group, last_pixel, row_end = (Signal() for _ in range(6))
         working, turn, launch = Signal(), Signal(), Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
-        drained_row = Signal(32 * q)
+        groups_mask = Signal(row_bits)  # of the bits of a row that number its pixel group
         m.d.sync += turn.eq(~turn)
         m.d.comb += [
             pixel_groups.eq(rows >> self.unrolling),
             next_row.eq((row + 1)[:rows_log2]),
-            next_group.eq(next_row >> self.unrolling),
-            block.eq(row & ((1 << self.unrolling) - 1)),
+            groups_mask.eq(pixel_groups - 1),
+            next_group.eq(next_row & groups_mask),
+            block.eq(row >> (rows_log2 - self.unrolling)),
             exists.eq(block < wave.blocks),
             row_valid.eq(self.drained_valid.bit_select(row, 1)),
             has_pixel.eq(index < wave.pixels),
@@ -147,10 +152,8 @@ class Drain(wiring.Component):
             working.eq(self.wave.valid & ~self.start & table_there),
             launch.eq(working & exists & row_valid & has_pixel & (turn | ~self.add)),
         ]
-        with m.Switch(row):
-            for i in range(rows):
-                with m.Case(i):
-                    m.d.comb += drained_row.eq(self.drained[i])
+        with m.If(turn | ~self.add):
+            m.d.comb += self.selected.eq(1 << row)
         with m.If(working):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
@@ -209,7 +212,9 @@ class Drain(wiring.Component):
         m.submodules.operands = operands = AddOperands(q, multiply=False)
         constants = self.constants
         accumulators = Signal(data.ArrayLayout(signed(32), q), reset_less=True)
-        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 1))
+        # The rows that are not selected give zeros, and the selected one its sums a cycle later.
+        drained_row = functools.reduce(operator.or_, (self.drained[i] for i in range(rows)))
+        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 2))
         with m.If(operands.o_valid):
             m.d.sync += accumulators.eq(0)
         parameters = data.View(data.StructLayout({

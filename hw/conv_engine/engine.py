@@ -12,7 +12,7 @@ that reads what that one writes is ORDERED and waits.
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Out
@@ -21,23 +21,19 @@ from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import Config
 from hw.contract.registers import Error
 from hw.conv_engine.activation_fetch import ActivationFetch, FetchTag
+from hw.conv_engine.bits import count_ones
 from hw.conv_engine.drain import Drain
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, PixelWalker, Wave
-from hw.conv_engine.row import Row, count_ones
+from hw.conv_engine.row import Row
 from hw.conv_engine.setup import CommandSetup, ComputeSettings, DrainSettings
 from hw.conv_engine.tile_loader import TileLoader
 from hw.ports import ByteReadPort, EnginePort, MemoryRead, ReadPort, WritePort, command_layout
 
-#: Counters that add up what the rows report in a cycle.
-_ROW_COUNTERS = {
-    "issued": "issued",
-    "issued_last": "issued_last",
-    "skipped_weight": "skipped",
-    "skipped_weight_last": "skipped_last",
-    "stalled_fetch": "stalled_fetch",
-    "stalled_weight": "stalled_weight",
-    "stalled_drain": "stalled_drain",
-}
+#: Counters that add up what the rows report in a cycle, each row one at most.
+_ROW_COUNTERS = ("issued", "issued_last", "stalled_fetch", "stalled_weight", "stalled_drain")
+
+#: Counters of the activations that were sent to the rows and not issued: what was sent, what is subtracted.
+_SKIPPED = {"skipped_weight": ("nonzero", "issued"), "skipped_weight_last": ("nonzero_last", "issued_last")}
 
 #: Bits of a command's number among those under way: three stages.
 NUMBER_BITS = 2
@@ -90,6 +86,7 @@ class ConvEngine(wiring.Component):
         refused, start, walked = Signal(), Signal(), Signal()
         number = Signal(NUMBER_BITS)  # of the command being walked
         entered = Signal()  # it computes, too
+        setting_up = Signal()
         m.d.comb += [
             setup.command.eq(command),
             self.engine.error.eq(Cat(refused, Const(Error.BAD_COMMAND, 8), Const(0, 32))),
@@ -99,12 +96,12 @@ class ConvEngine(wiring.Component):
             with m.State("IDLE"):
                 with m.If(self.engine.command.valid):
                     with m.If(setup.acceptable):
+                        m.d.sync += setting_up.eq(1)
                         m.next = "SETUP"
                     with m.Else():
                         m.d.comb += refused.eq(1)
             with m.State("SETUP"):
-                m.d.comb += setup.run.eq(1)
-                with m.If(setup.done):
+                with m.If(setup.walk_known):
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += start.eq(1)
@@ -128,8 +125,9 @@ class ConvEngine(wiring.Component):
             ordered.eq(command.flags & Flag.ORDERED != 0),
             enter.eq(waiting & ~computes & ~(ordered & drains)),
         ]
-        with m.If(start):
-            m.d.sync += waiting.eq(1)
+        m.d.comb += setup.run.eq(setting_up)
+        with m.If(setup.done):
+            m.d.sync += [setting_up.eq(0), waiting.eq(1)]
         with m.If(enter):
             m.d.sync += [waiting.eq(0), entered.eq(1), computes.eq(1), compute_walked.eq(0),
                          computing.eq(setup.compute), compute_number.eq(number)]
@@ -159,12 +157,11 @@ class ConvEngine(wiring.Component):
 
         # ---- waves to their three consumers ---------------------------------------------------------------
         tagged = data.StructLayout({"wave": Wave(config), "number": NUMBER_BITS})
-        begin, takes = Signal(), Signal()
+        begin = Signal()
         m.d.sync += begin.eq(enter)  # `computing` is new
-        m.d.comb += takes.eq(computes & ~begin)  # waves: the tile loader has started over
         queues = {}
-        for name, consumer, stage, own in (("fetch", fetch, takes, compute_number),
-                                           ("tiles", tiles, takes, compute_number),
+        for name, consumer, stage, own in (("fetch", fetch, computes, compute_number),
+                                           ("tiles", tiles, computes, compute_number),
                                            ("drain", drain, drains, drain_number)):
             queue = SyncFIFOBuffered(width=tagged.size, depth=OUTPUT_WAVES)
             m.submodules[f"{name}_waves"] = queue
@@ -186,19 +183,20 @@ class ConvEngine(wiring.Component):
             queues[name] = queue, none
         m.d.comb += [
             walker.wave.ready.eq(Cat(queue.w_rdy for queue, _none in queues.values()).all()),
-            walker.input_freed.eq(fetch.wave.valid & fetch.wave.ready),
+            walker.input_freed.eq(fetch.freed),
             walker.output_freed.eq(drain.wave.valid & drain.wave.ready),
         ]
 
         # ---- pixel walker ---------------------------------------------------------------------------------
         m.d.comb += [
+            walker.steps_known.eq(setup.steps_known),
             walker.start.eq(start),
             walker.gated.eq(command.flags & Flag.GATED != 0),
             walker.whole.eq(command.flags & Flag.WHOLE != 0),
             *(getattr(walker, name).eq(setup.walk[name]) for name in (
-                "first_y", "first_address", "row_step", "pixel_step")),
+                "first_y", "first_address", "row_step", "pixel_step", "width_last")),
             *(getattr(walker, name).eq(command[name]) for name in (
-                "output_rows", "output_width", "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
+                "output_rows", "output_blocks", "mask_base", "unrolling", "stride_y", "stride_x",
                 "pad_left", "output_row_stride", "output_pixel_stride")),
         ]
         wiring.connect(m, walker.mask, wiring.flipped(self.mask))
@@ -209,6 +207,7 @@ class ConvEngine(wiring.Component):
                 "packed", "kernel_height", "kernel_width", "input_blocks", "last_lanes", "input_height", "input_width",
                 "dilation_y", "dilation_x", "unrolling", "step_y", "step_x", "step_block", "zero_point")),
             fetch.table_valid.eq(walker.input_write.valid),
+            fetch.table_single.eq(command.unrolling == len(config.unrollings) - 1),
             fetch.table_slot.eq(walker.input_write.slot),
             fetch.table_index.eq(walker.input_write.index),
             fetch.table_data.eq(walker.input_write.data),
@@ -239,6 +238,7 @@ class ConvEngine(wiring.Component):
                 row.zero_point.eq(computing.zero_point),
                 drain.drained_valid[i].eq(row.drained_valid),
                 drain.drained[i].eq(row.drained),
+                row.drain_selected.eq(drain.selected[i]),
                 row.drain_pixel.eq(drain.pixel),
                 row.drain_group.eq(drain.group),
                 row.drain_release.eq(drain.release[i]),
@@ -248,7 +248,7 @@ class ConvEngine(wiring.Component):
         idle = Signal()
         settled = Signal(SETTLING)
         m.d.comb += [
-            idle.eq(takes & compute_walked & queues["fetch"][1] & queues["tiles"][1]
+            idle.eq(computes & compute_walked & queues["fetch"][1] & queues["tiles"][1]
                     & fetch.idle & tiles.idle & Cat(row.idle for row in row_list).all()),
             leave.eq(settled.all() & idle & drain_entered),
             complete.eq(drains & computed & queues["drain"][1] & drain.empty & self.engine.may_complete),
@@ -260,20 +260,25 @@ class ConvEngine(wiring.Component):
         kept = self.engine.counters
         with m.If(leave):
             m.d.sync += kept.active_pixels.eq(active_pixels)
-        for counter, member in _ROW_COUNTERS.items():
-            reports = [getattr(row, member) for row in row_list]
-            total = Signal(range(sum((1 << len(report)) - 1 for report in reports) + 1), name=f"rows_{counter}")
-            count = Signal(32, name=f"count_{counter}")
-            if len(reports[0]) == 1:
-                m.d.sync += total.eq(count_ones(m, Cat(reports), f"{counter}_now"))
-            else:
-                m.d.sync += total.eq(sum(reports))
+
+        def counter(name, increment, enable=1):
+            count = Signal(32, name=f"count_{name}")
             with m.If(begin):
                 m.d.sync += count.eq(0)
-            with m.Elif(takes & ~idle if counter.startswith("stalled") else 1):
-                m.d.sync += count.eq(count + total)
+            with m.Elif(enable):
+                m.d.sync += count.eq(count + increment)
             with m.If(leave):
-                m.d.sync += kept[counter].eq(count)
+                m.d.sync += kept[name].eq(count)
+
+        totals = {}
+        for name in _ROW_COUNTERS:
+            total = totals[name] = Signal(range(rows + 1), name=f"rows_{name}")
+            m.d.sync += total.eq(count_ones(m, Cat(getattr(row, name) for row in row_list), f"{name}_now"))
+            counter(name, total, computes & ~idle if name.startswith("stalled") else 1)
+        for name, (sent, issued) in _SKIPPED.items():
+            increment = Signal(signed(len(getattr(fetch, sent)) + 1), name=f"increment_{name}")
+            m.d.sync += increment.eq(getattr(fetch, sent) - totals[issued])
+            counter(name, increment)
         m.d.comb += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
                                      | walker.wave.valid | fetch.moved)
 

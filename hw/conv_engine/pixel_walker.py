@@ -3,20 +3,31 @@
 For each group of output blocks it walks the region once, row by row; a mask word of 64 inactive pixels
 takes one cycle. Pixels are gathered into waves; for each, two tables are filled: where its input window
 starts (for the activation fetch) and where its output lies (for the drain).
+
+    mask memory -> word read -> word, chunks of 8 pixels left -> chunk -> pending: one pixel per cycle
+        -> place in its chunk's -> tables
+
+What lies a pixel apart, times 0 to 7, stands in a small memory that is filled while the command is set up: with it
+the place of a chunk in its word, and of a pixel in its chunk, take an addition each.
 """
 
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import MASK_WORD_BITS, Config
+from hw.conv_engine.bits import encode, two_or_more, up_to
 from hw.ports import MemoryRead, word_address_bits
 
 #: Waves in whose input table, and in whose output table, the walker may be ahead.
 INPUT_WAVES = 2
 OUTPUT_WAVES = 4
+
+#: Pixels of a mask word that are looked at together.
+CHUNK = 8
 
 
 def byte_address_bits(config: Config) -> int:
@@ -51,20 +62,30 @@ class WindowStart(data.StructLayout):
         super().__init__({"address": byte_address_bits(config), "y": signed(18), "x": signed(18)})
 
 
+class Place(data.StructLayout):
+    """Of a pixel: its input window's address and column, its output's offset; all modulo their width."""
+
+    def __init__(self, config: Config):
+        super().__init__({"address": byte_address_bits(config), "x": 18, "output": word_address_bits(config)})
+
+
 class PixelWalker(wiring.Component):
     """Walks the active pixels of a command.
 
     Members
     -------
+    steps_known : pulse, CHUNK - 4 cycles before `start` at least; stride_x, pixel_step and output_pixel_stride are
+        stable from then on.
     start : pulse; the values below are stable from then on.
-    gated, whole, output_rows, output_width, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left :
-        from the command. first_y : input row of the first output row's window (may be negative).
+    gated, whole, output_rows, output_blocks, mask_base, unrolling, stride_y, stride_x, pad_left : from the command.
+        width_last : one less than its output_width. first_y : input row of the first output row's window (may be
+        negative).
     first_address : input address of that row's position 0 - pad_left. row_step, pixel_step : input
         address from an output row, pixel, to the next. output_row_stride, output_pixel_stride : words.
     mask : the mask memory.
     input_write : an entry of the input table, at `slot` * wave_pixels + `index`.
     output_write : the offset in words of a pixel's output, in the output table.
-    wave : one item per wave. waves_free_input, waves_free_output : a slot of a table became free.
+    wave : one item per wave. input_freed, output_freed : a slot of a table became free.
     done : no further wave will come (level, until the next start).
     active_pixels : pixels found in the first group.
     """
@@ -74,11 +95,12 @@ class PixelWalker(wiring.Component):
         address = byte_address_bits(config)
         index = (config.wave_pixels - 1).bit_length()
         super().__init__({
+            "steps_known": In(1),
             "start": In(1),
             "gated": In(1),
             "whole": In(1),
             "output_rows": In(16),
-            "output_width": In(16),
+            "width_last": In(16),
             "output_blocks": In(16),
             "mask_base": In(16),
             "unrolling": In(range(len(config.unrollings))),
@@ -109,203 +131,268 @@ class PixelWalker(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        address_bits = byte_address_bits(config)
-        block_shift = self.unrolling
         rows_log2 = (config.rows - 1).bit_length()
-        capacity = Signal(range(config.wave_pixels + 1))
-        m.d.comb += capacity.eq(config.wave_pixels >> block_shift)
+        place_layout = Place(config)
+        chunks = MASK_WORD_BITS // CHUNK
+        bit_bits, chunk_bits, word_bits = ((n - 1).bit_length() for n in (CHUNK, chunks, MASK_WORD_BITS))
 
-        # ---- position: row and mask word ------------------------------------------------------------------
-        y = Signal(16)
-        word_x = Signal(16)  # first pixel of the mask word
-        first_block = Signal(17)
-        row_address = Signal(address_bits)
-        row_y = Signal(signed(18))
+        def plus(name, place, offset, shift=0):
+            """A place and, 2**shift times, an offset."""
+            total = Signal(place_layout, name=name)
+            m.d.comb += [total[part].eq(place[part] + (offset[part] << shift)) for part in ("address", "x", "output")]
+            return total
+
+        # ---- a pixel's step, times 0 to 7 -----------------------------------------------------------------
+        step = Signal(place_layout)
+        m.d.comb += [step.address.eq(self.pixel_step), step.x.eq(self.stride_x),
+                     step.output.eq(self.output_pixel_stride)]
+        m.submodules.multiples = multiples = Memory(shape=unsigned(place_layout.size), depth=CHUNK, init=[])
+        fill, of_bit, of_chunk = multiples.write_port(), *(multiples.read_port(domain="comb") for _ in range(2))
+        fill_at = Signal(range(CHUNK + 1), init=CHUNK)
+        multiple = Signal(place_layout)
+        m.d.comb += [fill.addr.eq(fill_at), fill.data.eq(multiple), fill.en.eq(fill_at != CHUNK)]
+        with m.If(self.steps_known):
+            m.d.sync += [fill_at.eq(0), multiple.eq(0)]
+        with m.Elif(fill.en):
+            m.d.sync += [fill_at.eq(fill_at + 1), multiple.eq(plus("next_multiple", multiple, step))]
+
+        # ---- position of the mask word that is read -------------------------------------------------------
+        row = Signal(16)  # from 1 on
+        words_left = Signal(16 - word_bits)  # of the row
+        row_address = Signal(byte_address_bits(config))
         row_output = Signal(word_address_bits(config))
-        mask_at = Signal(16)
-
-        remaining_width = Signal(16)
-        remaining_blocks = Signal(16)
-        word_is_row_last = Signal()
-        row_is_last = Signal()
-        group_blocks = Signal(config.rows.bit_length())
-        last_group = Signal()
+        row_y = Signal(signed(18))
+        read_place = Signal(place_layout)
+        first_block = Signal(16)
+        blocks_left = Signal(16)
+        mask_at = Signal.like(self.mask.address)
         blocks_at_once = Signal(rows_log2 + 1)
-        next_word = Signal()
-        m.d.comb += [
-            remaining_width.eq(self.output_width - word_x),
-            word_is_row_last.eq(remaining_width <= MASK_WORD_BITS),
-            row_is_last.eq(y == self.output_rows - 1),
-            blocks_at_once.eq(1 << block_shift),
-            remaining_blocks.eq(self.output_blocks - first_block),
-            last_group.eq(remaining_blocks <= blocks_at_once),
-            group_blocks.eq(Mux(last_group, remaining_blocks, blocks_at_once)),
-            # The words of a region follow one another: the next is read while this one is taken.
-            self.mask.address.eq(mask_at + (next_word & ~self.whole)),
-        ]
-        active = Signal(MASK_WORD_BITS)
-        with m.If(self.whole):
-            m.d.comb += active.eq(self.mask.data[0].replicate(MASK_WORD_BITS))
-        with m.Elif(self.gated):
-            m.d.comb += active.eq(self.mask.data)
-        with m.Else():
-            m.d.comb += active.eq(-1)
+        last_group, first_group = Signal(), Signal()
+        group_blocks = Signal(config.rows.bit_length())
+        m.d.comb += blocks_at_once.eq(1 << self.unrolling)
 
-        # ---- the word being walked: one pixel per cycle ---------------------------------------------------
-        pending = Signal(MASK_WORD_BITS)
-        lowest = Signal(MASK_WORD_BITS)
-        rest = Signal(MASK_WORD_BITS)
-        bit = Signal(range(MASK_WORD_BITS))
-        m.d.comb += [rest.eq(pending & (pending - 1)), lowest.eq(pending & ~rest)]
-        m.d.comb += bit.eq(Cat(
-            Cat(lowest[i] for i in range(MASK_WORD_BITS) if i >> j & 1).any()
-            for j in range(MASK_WORD_BITS.bit_length() - 1)))
-        walked_x = Signal(16)
-        walked_address = Signal(address_bits)
-        walked_y = Signal(signed(18))
-        walked_output = Signal.like(row_output)
-        inside = Signal(MASK_WORD_BITS)
-        with m.If(word_is_row_last):
-            m.d.comb += inside.eq((1 << remaining_width[:7]) - 1)
-        with m.Else():
-            m.d.comb += inside.eq(-1)
+        # ---- stages: each holds what follows the one after it ---------------------------------------------
+        read_data, word = Signal(MASK_WORD_BITS), Signal(MASK_WORD_BITS)
+        read_valid = Signal()
+        read_at, word_at, chunk_at, pixel_at, placing_at = (
+            Signal(place_layout, name=f"{name}_place") for name in ("held", "word", "chunk", "pixel", "placing"))
+        read_y, word_y, chunk_y, pixel_y = (Signal(signed(18), name=f"{name}_y")
+                                            for name in ("held", "word", "chunk", "pixel"))
+        read_final, word_final = Signal(word_bits), Signal(word_bits)  # the word's last pixel inside
+        all_active = Signal()
+        capture, word_taken, chunk_loaded, chunk_taken, take = (Signal() for _ in range(5))
+
+        left = Signal(chunks)  # chunks of the word that have not gone on
+        some_left, several_left = Signal(), Signal()
+        present = Signal(chunks)
+        m.d.comb += present.eq(Cat(
+            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:]) for c in range(chunks)))
+        left_reached = up_to(m, left, "left_reached")
+        left_rest = Signal(chunks)
+        m.d.comb += [
+            left_rest.eq(left & (left_reached << 1)),
+            word_taken.eq(read_valid & (~some_left | (~several_left & chunk_loaded))),
+        ]
+        with m.If(word_taken):
+            m.d.sync += [
+                word.eq(read_data), word_at.eq(read_at), word_y.eq(read_y), word_final.eq(read_final), left.eq(present),
+                some_left.eq(present.any()), several_left.eq(two_or_more(m, present, "present")),
+            ]
+        with m.Elif(chunk_loaded):
+            m.d.sync += [left.eq(left_rest), some_left.eq(several_left),
+                         several_left.eq(two_or_more(m, left_rest, "left_rest"))]
+
+        chunk = Signal(CHUNK)
+        chunk_valid = Signal()
+        chunk_index, next_index = Signal(chunk_bits), encode(m, left & ~(left_reached << 1), "next_chunk")
+        chunk_is_final, chunk_final = Signal(), Signal(bit_bits)
+        m.d.comb += chunk_loaded.eq(some_left & (~chunk_valid | chunk_taken))
+        with m.If(chunk_loaded):
+            m.d.sync += [
+                chunk.eq(word.word_select(next_index, CHUNK)), chunk_index.eq(next_index), chunk_at.eq(word_at),
+                chunk_y.eq(word_y), chunk_is_final.eq(next_index == word_final[bit_bits:]),
+                chunk_final.eq(word_final[:bit_bits]),
+            ]
+        with m.If(chunk_loaded | chunk_taken):
+            m.d.sync += chunk_valid.eq(chunk_loaded)
+
+        pending, inside = Signal(CHUNK), Signal(CHUNK)
+        some, several = Signal(), Signal()
+        active = Signal(CHUNK)
+        reached = up_to(m, pending, "reached")
+        rest = Signal(CHUNK)
+        closed = Signal()  # no pixel can be taken
+        m.d.comb += [
+            inside.eq(Cat(~chunk_is_final | (i <= chunk_final) for i in range(CHUNK))),
+            active.eq((chunk | all_active.replicate(CHUNK)) & inside),
+            rest.eq(pending & (reached << 1)),
+            take.eq(some & ~closed),
+            chunk_taken.eq(chunk_valid & (~some | (take & ~several))),
+            of_chunk.addr.eq(chunk_index),
+        ]
+        with m.If(chunk_taken):
+            m.d.sync += [
+                pending.eq(active), some.eq(active.any()), several.eq(two_or_more(m, active, "active")),
+                pixel_at.eq(plus("chunk_start", chunk_at, data.View(place_layout, of_chunk.data), bit_bits)),
+                pixel_y.eq(chunk_y),
+            ]
+        with m.Elif(take):
+            m.d.sync += [pending.eq(rest), some.eq(several), several.eq(two_or_more(m, rest, "rest"))]
 
         # ---- waves ----------------------------------------------------------------------------------------
         count = Signal(range(config.wave_pixels + 1))  # pixels gathered in the open wave
+        capacity = Signal.like(count)
         input_slot = Signal(range(INPUT_WAVES))
         output_slot = Signal(range(OUTPUT_WAVES))
         input_free = Signal(range(INPUT_WAVES + 1), init=INPUT_WAVES)
         output_free = Signal(range(OUTPUT_WAVES + 1), init=OUTPUT_WAVES)
-        slots_free = Signal()
-        closing = Signal()
+        input_free_next, output_free_next = Signal.like(input_free), Signal.like(output_free)
+        slots_free = Signal(init=1)
         full = Signal()
-        take = Signal()
+        closing = Signal()
         group_ended = Signal()
+        settling = Signal(2)  # pixels on their way to the tables
         m.d.comb += [
-            full.eq(count == capacity),
-            slots_free.eq((input_free != 0) & (output_free != 0)),
+            capacity.eq(config.wave_pixels >> self.unrolling),
             # A full wave stays open until the next active pixel, or the end of the group, is seen, so that
             # the last wave of a group is known as such.
-            take.eq(pending.any() & ~full & slots_free),
+            closed.eq(full | ~slots_free),
             self.wave.payload.pixels.eq(count),
             self.wave.payload.blocks.eq(group_blocks),
             self.wave.payload.first_block.eq(first_block),
             self.wave.payload.last_group.eq(last_group),
             self.wave.payload.last_in_group.eq(group_ended),
+            self.wave.valid.eq(((full & some) | (group_ended & (count != 0))) & (settling == 0)),
+            closing.eq(self.wave.valid & self.wave.ready),
+            input_free_next.eq(input_free + self.input_freed - closing),
+            output_free_next.eq(output_free + self.output_freed - closing),
         ]
-        settling = Signal(2)  # pixels on their way to the tables
-        m.d.comb += self.wave.valid.eq(
-            ((full & pending.any()) | (group_ended & (count != 0))) & (settling == 0))
-        m.d.comb += closing.eq(self.wave.valid & self.wave.ready)
         m.d.sync += [
-            input_free.eq(input_free + self.input_freed - closing),
-            output_free.eq(output_free + self.output_freed - closing),
+            input_free.eq(input_free_next),
+            output_free.eq(output_free_next),
+            slots_free.eq((input_free_next != 0) & (output_free_next != 0)),
+            settling.eq(Cat(take, settling[0])),
         ]
         with m.If(closing):
-            m.d.sync += [count.eq(0), input_slot.eq(input_slot + 1), output_slot.eq(output_slot + 1)]
+            m.d.sync += [count.eq(0), full.eq(0), input_slot.eq(input_slot + 1), output_slot.eq(output_slot + 1)]
         with m.If(take):
-            m.d.sync += [count.eq(count + 1), pending.eq(rest)]
-            with m.If(first_block == 0):
+            m.d.sync += [count.eq(count + 1), full.eq(count == (capacity - 1)[: len(count)])]
+            with m.If(first_group):
                 m.d.sync += self.active_pixels.eq(self.active_pixels + 1)
 
-        # ---- walk: fetch a mask word, hand it over when the one before is walked --------------------------
+        # ---- walk: read a mask word, hand it over when the one before has gone on -------------------------
+        row_last = Signal()
+        m.d.comb += [
+            row_last.eq(words_left == 0),
+            # The words of a region follow one another: the next is read while this one is taken.
+            self.mask.address.eq(Mux(capture, mask_at + 1, mask_at)),
+        ]
+        with m.If(word_taken & ~capture):
+            m.d.sync += read_valid.eq(0)
+        with m.If(capture):
+            m.d.sync += [
+                read_valid.eq(1),
+                read_data.eq(self.mask.data),
+                read_at.eq(read_place),
+                read_y.eq(row_y),
+                read_final.eq(Mux(row_last, self.width_last[:word_bits], MASK_WORD_BITS - 1)),
+                mask_at.eq(mask_at + 1),
+                words_left.eq(words_left - 1),
+                read_place.eq(plus("next_word", read_place, step, word_bits)),
+            ]
+        group_begins = Signal()
+        row_begins = Signal()
+        next_address, next_output = Signal.like(row_address), Signal.like(row_output)
+        m.d.comb += [
+            row_begins.eq(capture & row_last),
+            next_address.eq(row_address + self.row_step),
+            next_output.eq(row_output + self.output_row_stride),
+        ]
+        with m.If(row_begins):
+            m.d.sync += [
+                row.eq(row + 1), row_address.eq(next_address), row_output.eq(next_output),
+                row_y.eq(row_y + self.stride_y), read_place.address.eq(next_address), read_place.output.eq(next_output),
+            ]
+        with m.If(group_begins):
+            m.d.sync += [
+                row.eq(1), row_address.eq(self.first_address), row_output.eq(0),
+                row_y.eq(self.first_y), read_place.address.eq(self.first_address), read_place.output.eq(0),
+                mask_at.eq(self.mask_base), all_active.eq(~self.gated),
+            ]
+        with m.If(row_begins | group_begins):
+            m.d.sync += [words_left.eq(self.width_last[word_bits:]), read_place.x.eq(-self.pad_left)]
+
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.done.eq(1)
+                m.d.sync += [first_block.eq(0), blocks_left.eq(self.output_blocks), first_group.eq(1)]
                 with m.If(self.start):
-                    m.d.sync += [
-                        first_block.eq(0),
-                        y.eq(0),
-                        word_x.eq(0),
-                        mask_at.eq(self.mask_base),
-                        row_address.eq(self.first_address),
-                        row_y.eq(self.first_y),
-                        row_output.eq(0),
-                        self.active_pixels.eq(0),
-                    ]
+                    m.d.comb += group_begins.eq(1)
+                    m.d.sync += self.active_pixels.eq(0)
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.next = "WORD"
+                with m.If(blocks_left <= blocks_at_once):
+                    m.d.sync += [last_group.eq(1), group_blocks.eq(blocks_left)]
+                with m.Else():
+                    m.d.sync += [last_group.eq(0), group_blocks.eq(blocks_at_once)]
+                with m.If(self.whole):
+                    m.next = "WHOLE"
+                with m.Else():
+                    m.next = "WORD"
+            with m.State("WHOLE"):  # one bit says whether there is anything to do
+                m.d.sync += all_active.eq(1)
+                with m.If(self.mask.data[0]):
+                    m.next = "WORD"
+                with m.Else():
+                    m.next = "IDLE"
             with m.State("WORD"):
-                with m.If((pending == 0) | ((rest == 0) & take)):
-                    m.d.comb += next_word.eq(1)
-                    m.d.sync += [
-                        pending.eq(active & inside),
-                        walked_x.eq(word_x),
-                        walked_address.eq(row_address),
-                        walked_y.eq(row_y),
-                        walked_output.eq(row_output),
-                        mask_at.eq(mask_at + ~self.whole),
-                        word_x.eq(word_x + MASK_WORD_BITS),
-                    ]
-                    with m.If(word_is_row_last):
-                        m.d.sync += [
-                            word_x.eq(0),
-                            y.eq(y + 1),
-                            row_address.eq(row_address + self.row_step),
-                            row_y.eq(row_y + self.stride_y),
-                            row_output.eq(row_output + self.output_row_stride),
-                        ]
-                        with m.If(row_is_last):
-                            m.next = "DRAIN"
-                    with m.If(self.whole & ~self.mask.data[0]):
-                        m.next = "IDLE"
+                m.d.comb += capture.eq(~read_valid | word_taken)
+                with m.If(row_begins & (row == self.output_rows)):
+                    m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If(pending == 0):
+                with m.If(~(read_valid | some_left | chunk_valid | some)):
                     m.d.comb += group_ended.eq(1)
                     with m.If((count == 0) | closing):
                         with m.If(last_group):
                             m.next = "IDLE"
                         with m.Else():
-                            m.d.sync += [
-                                first_block.eq(first_block + blocks_at_once),
-                                y.eq(0),
-                                mask_at.eq(self.mask_base),
-                                row_address.eq(self.first_address),
-                                row_y.eq(self.first_y),
-                                row_output.eq(0),
-                            ]
-                            m.next = "ADDRESS"
+                            m.d.sync += [first_block.eq(first_block + blocks_at_once), first_group.eq(0),
+                                         blocks_left.eq(blocks_left - blocks_at_once)]
+                            m.next = "AGAIN"
+            with m.State("AGAIN"):
+                m.d.comb += group_begins.eq(1)
+                m.next = "ADDRESS"
 
-        # ---- addresses of the pixel taken: multiply, then add ---------------------------------------------
-        multiplied = Signal(data.StructLayout({
-            "valid": 1, "x": 16, "input_slot": range(INPUT_WAVES), "output_slot": range(OUTPUT_WAVES),
-            "index": (config.wave_pixels - 1).bit_length(), "address": address_bits, "y": signed(18),
-            "output": word_address_bits(config),
-        }))
-        x = Signal(16)
-        m.d.comb += x.eq(walked_x + bit)
+        # ---- the pixel taken: its place in its chunk, added -----------------------------------------------
+        tag_layout = data.StructLayout({
+            "valid": 1, "input_slot": range(INPUT_WAVES), "output_slot": range(OUTPUT_WAVES),
+            "index": (config.wave_pixels - 1).bit_length(), "y": signed(18),
+        })
+        placing, placed = Signal(tag_layout), Signal(tag_layout)
+        placed_at = Signal(place_layout)
+        bit = Signal(bit_bits)
         m.d.sync += [
-            multiplied.valid.eq(take),
-            multiplied.x.eq(x),
-            multiplied.input_slot.eq(input_slot),
-            multiplied.output_slot.eq(output_slot),
-            multiplied.index.eq(count),
-            multiplied.address.eq(walked_address),
-            multiplied.y.eq(walked_y),
-            multiplied.output.eq(walked_output),
+            placing.valid.eq(take),
+            placing.input_slot.eq(input_slot),
+            placing.output_slot.eq(output_slot),
+            placing.index.eq(count),
+            placing.y.eq(pixel_y),
+            placing_at.eq(pixel_at),
+            bit.eq(encode(m, pending & ~(reached << 1), "lowest")),
+            placed.eq(placing),
+            placed_at.eq(plus("pixel_start", placing_at, data.View(place_layout, of_bit.data))),
         ]
-        input_offset = Signal(address_bits)
-        output_offset = Signal(word_address_bits(config))
-        column = Signal(signed(26))
-        added = Signal.like(multiplied)
-        m.d.sync += [
-            added.eq(multiplied),
-            input_offset.eq(multiplied.x * self.pixel_step),
-            output_offset.eq(multiplied.x * self.output_pixel_stride),
-            column.eq(multiplied.x * self.stride_x),
-        ]
-        m.d.sync += settling.eq(Cat(take, settling[0]))
         m.d.comb += [
-            self.input_write.valid.eq(added.valid),
-            self.input_write.slot.eq(added.input_slot),
-            self.input_write.index.eq(added.index),
-            self.input_write.data.address.eq(added.address + input_offset),
-            self.input_write.data.y.eq(added.y),
-            self.input_write.data.x.eq(column - self.pad_left),
-            self.output_write.valid.eq(added.valid),
-            self.output_write.slot.eq(added.output_slot),
-            self.output_write.index.eq(added.index),
-            self.output_write.data.eq(added.output + output_offset),
+            of_bit.addr.eq(bit),
+            self.input_write.valid.eq(placed.valid),
+            self.input_write.slot.eq(placed.input_slot),
+            self.input_write.index.eq(placed.index),
+            self.input_write.data.address.eq(placed_at.address),
+            self.input_write.data.y.eq(placed.y),
+            self.input_write.data.x.eq(placed_at.x.as_signed()),
+            self.output_write.valid.eq(placed.valid),
+            self.output_write.slot.eq(placed.output_slot),
+            self.output_write.index.eq(placed.index),
+            self.output_write.data.eq(placed_at.output),
         ]
         return m

@@ -1,10 +1,12 @@
 """A row: L multiply-accumulate lanes that work through a private stream of non-zero activations.
 
-    activation FIFO -> head: AND with the tile's row map -> issue: one surviving channel per cycle
-        -> weight row -> multiply -> accumulate -> (other bank) drain
+    activation FIFO -> AND with the tile's row map -> next word -> issue: one surviving channel per cycle
+        -> activation, rank -> weight row -> multiply -> accumulate -> (other bank) drain
 
-Words without surviving channels are dropped at the head while the issue stage is busy, so that only
-surviving channels take cycles.
+Words without surviving channels go no further than the FIFO, so that only surviving channels take cycles.
+
+The sum of the pixel in hand is in a register and follows into the accumulators a cycle later. These are read only
+when another pixel comes; in all other cycles their one read port is the drain's.
 """
 
 from __future__ import annotations
@@ -16,36 +18,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
+from hw.conv_engine.bits import count_ones, encode, two_or_more, up_to
 
 
 def pixel_bits(config: Config) -> int:
     """Bits that number a row's pixels."""
     return (config.pixels_per_row - 1).bit_length()
-
-
-def count_ones(m: Module, bits, name: str) -> Signal:
-    """A named count of the ones of `bits`, added pairwise in fields of doubling width: few operations of a
-    simulator, and the same tree of adders in hardware."""
-    width = 1
-    size = 1 << (len(bits) - 1).bit_length()
-    fields = Signal(size, name=f"{name}_bits")
-    m.d.comb += fields.eq(bits)
-    while width < size:
-        mask = sum(((1 << width) - 1) << at for at in range(0, size, 2 * width))
-        pairs = Signal(size, name=f"{name}_{2 * width}")
-        m.d.comb += pairs.eq((fields & mask) + ((fields >> width) & mask))
-        fields, width = pairs, 2 * width
-    total = Signal(range(len(bits) + 1), name=name)
-    m.d.comb += total.eq(fields)
-    return total
-
-
-def encode(m: Module, chosen, name: str) -> Signal:
-    """The number of the one bit that is set in `chosen`."""
-    index = Signal(max(1, (len(chosen) - 1).bit_length()), name=name)
-    m.d.comb += index.eq(Cat(
-        (chosen & sum(1 << i for i in range(len(chosen)) if i >> bit & 1)).any() for bit in range(len(index))))
-    return index
 
 
 class ActivationWord(data.StructLayout):
@@ -96,12 +74,14 @@ class Row(wiring.Component):
     word_valid, word : an activation word; the sender counts credits, there is always room.
     word_taken : a word left the FIFO (one credit back).
     tile_valid, tile : tile words for this row; the sender counts free slots.
-    tile_released : a tile slot became free.
+    tile_released : a tile slot became free: it may be written from the third cycle after this one on.
     zero_point : of the input.
-    drained_valid : the oldest finished bank is ready to drain. drained : Q of its accumulators, group
-        drain_group of pixel drain_pixel (combinational). drain_release : drained, the bank is free again.
-    idle : no word is in the row. zero_point must be stable while not idle, and while words come.
-    issued, issued_last, skipped, skipped_last, stalled_* : counter increments of this cycle.
+    drained_valid : in this cycle, accumulators of the oldest finished bank can be read. drain_selected : the drain
+        reads this row's. drained : Q of them, group drain_group of pixel drain_pixel, in the cycle after they were
+        selected and drained_valid; zero in the cycle after the row was not selected.
+    drain_release : drained, the bank is free again.
+    idle : all words are issued. zero_point must be stable while not idle, in two cycles more, and while words come.
+    issued, issued_last, stalled_* : counter increments.
     """
 
     def __init__(self, config: Config):
@@ -116,6 +96,7 @@ class Row(wiring.Component):
             "tile_released": Out(1),
             "zero_point": In(signed(8)),
             "drained_valid": Out(1),
+            "drain_selected": In(1),
             "drain_pixel": In(pixel_bits(config)),
             "drain_group": In(range(lanes // config.requantise_lanes)),
             "drained": Out(32 * config.requantise_lanes),
@@ -123,8 +104,6 @@ class Row(wiring.Component):
             "idle": Out(1),
             "issued": Out(1),
             "issued_last": Out(1),
-            "skipped": Out(range(lanes + 1)),
-            "skipped_last": Out(range(lanes + 1)),
             "stalled_fetch": Out(1),
             "stalled_weight": Out(1),
             "stalled_drain": Out(1),
@@ -136,7 +115,7 @@ class Row(wiring.Component):
         lanes, pixels = config.lanes, config.pixels_per_row
         rank_bits = (lanes - 1).bit_length()
 
-        # ---- head: the next activation word, its surviving channels ---------------------------------------
+        # ---- head: the oldest activation word, its surviving channels -------------------------------------
         word_layout = ActivationWord(config)
         m.submodules.fifo = fifo = SyncFIFO(width=word_layout.size, depth=config.activation_fifo)
         head = data.View(word_layout, fifo.r_data)
@@ -149,122 +128,130 @@ class Row(wiring.Component):
         head_bank = Signal()
         bank_taken = Signal(2)  # a wave in this bank has all its words past the head, and is not drained yet
 
-        head_map = Signal(lanes)
         surviving = Signal(lanes)
-        head_ready = Signal()
-        head_last_block = Signal()
-        bank_blocked = Signal()
+        head_empty = Signal()
+        head_map = Signal(lanes)
+        slot_blocked, bank_blocked = Signal(), Signal()
         m.d.comb += [
             head_map.eq(slot_map[head_slot]),
-            head_last_block.eq(slot_last_block.bit_select(head_slot, 1)),
             surviving.eq(head.nonzero & head_map),
+            head_empty.eq(surviving == 0),
+            slot_blocked.eq(~slot_valid.bit_select(head_slot, 1)),
             bank_blocked.eq(bank_taken.bit_select(head_bank, 1)),
-            head_ready.eq(fifo.r_rdy & slot_valid.bit_select(head_slot, 1) & ~bank_blocked),
         ]
-        head_empty = Signal()
-        m.d.comb += head_empty.eq(surviving == 0)
+
+        # ---- next: a word with surviving channels, or with the flag of a tile's end -----------------------
+        issue_layout = data.StructLayout({
+            "pending": lanes, "several": 1, "empty": 1, "map": lanes, "pixel": pixel_bits(config), "slot": 1, "bank": 1,
+            "tile_last": 1, "wave_last": 1, "last_block": 1,
+        })
+        following = Signal(issue_layout)
+        following_valid = Signal()
+        following_data = Signal(8 * lanes)
+        following_taken = Signal()
+        take = Signal()
+        m.d.comb += [
+            take.eq(fifo.r_rdy & ~slot_blocked & ~bank_blocked & (~following_valid | following_taken)),
+            fifo.r_en.eq(take),
+            self.word_taken.eq(take),
+        ]
+        with m.If(~following_valid | following_taken):
+            m.d.sync += [
+                following_valid.eq(take & (~head_empty | head.tile_last)),
+                following.pending.eq(surviving),
+                following.several.eq(two_or_more(m, surviving, "head")),
+                following.empty.eq(head_empty),
+                following.map.eq(head_map),
+                following.pixel.eq(head.pixel),
+                following.slot.eq(head_slot),
+                following.bank.eq(head_bank),
+                following.tile_last.eq(head.tile_last),
+                following.wave_last.eq(head.wave_last),
+                following.last_block.eq(slot_last_block.bit_select(head_slot, 1)),
+                following_data.eq(head.data),
+            ]
+        with m.If(take & head.tile_last):
+            m.d.sync += [head_slot.eq(~head_slot), slot_valid.bit_select(head_slot, 1).eq(0)]
+            with m.If(head.wave_last):
+                m.d.sync += [head_bank.eq(~head_bank), bank_taken.bit_select(head_bank, 1).eq(1)]
 
         # ---- issue: one surviving channel per cycle -------------------------------------------------------
         busy = Signal()  # the issue stage holds a word
-        pending = Signal(lanes)
-        issue = Signal(data.StructLayout({
-            "map": lanes, "pixel": pixel_bits(config), "slot": 1, "bank": 1,
-            "tile_last": 1, "wave_last": 1, "last_block": 1,
-        }))
+        issue = Signal(issue_layout)
         issue_data = Signal(8 * lanes)
-        remaining = Signal(lanes)
-        chosen = Signal(lanes)
+        reached = up_to(m, issue.pending, "reached")  # from the channel issued on
+        chosen, remaining = Signal(lanes), Signal(lanes)
         finishing = Signal()
-        m.d.comb += [
-            remaining.eq(pending & (pending - 1)),
-            chosen.eq(pending & ~remaining),
-            finishing.eq(busy & (remaining == 0)),
-        ]
-        load = Signal()  # head -> issue
-        drop = Signal()  # an empty word that carries nothing
+        load = Signal()
         merge = Signal()  # an empty last word: its flags join the word being issued
+        hold = Signal()  # the drain waits for the accumulators' read port
         m.d.comb += [
-            drop.eq(head_ready & head_empty & ~head.tile_last),
-            merge.eq(head_ready & head_empty & head.tile_last & busy & ~issue.tile_last),
-            load.eq(head_ready & ~drop & ~merge & (~busy | finishing)),
-            fifo.r_en.eq(load | drop | merge),
-            self.word_taken.eq(fifo.r_en),
+            chosen.eq(issue.pending & ~(reached << 1)),
+            remaining.eq(issue.pending & (reached << 1)),
+            finishing.eq(busy & ~issue.several),
+            merge.eq(following_valid & following.empty & busy & ~issue.tile_last),
+            load.eq(following_valid & ~merge & (~busy | finishing) & ~hold),
+            following_taken.eq(load | merge),
         ]
         tile_last_now = Signal()
         wave_last_now = Signal()
         m.d.comb += [
             tile_last_now.eq(issue.tile_last | merge),
-            wave_last_now.eq(issue.wave_last | (merge & head.wave_last)),
+            wave_last_now.eq(issue.wave_last | (merge & following.wave_last)),
         ]
-        m.d.sync += [issue.tile_last.eq(tile_last_now), issue.wave_last.eq(wave_last_now)]
-        with m.If(busy):
-            m.d.sync += pending.eq(remaining)
+        m.d.sync += [
+            issue.tile_last.eq(tile_last_now),
+            issue.wave_last.eq(wave_last_now),
+            issue.pending.eq(remaining),
+            issue.several.eq(two_or_more(m, remaining, "remaining")),
+        ]
         with m.If(load):
-            m.d.sync += [
-                busy.eq(1),
-                pending.eq(surviving),
-                issue_data.eq(head.data),
-                issue.map.eq(head_map),
-                issue.pixel.eq(head.pixel),
-                issue.slot.eq(head_slot),
-                issue.bank.eq(head_bank),
-                issue.tile_last.eq(head.tile_last),
-                issue.wave_last.eq(head.wave_last),
-                issue.last_block.eq(head_last_block),
-            ]
+            m.d.sync += [busy.eq(1), issue.eq(following), issue_data.eq(following_data)]
         with m.Elif(finishing):
             m.d.sync += busy.eq(0)
 
-        with m.If(load | merge):
-            with m.If(head.tile_last):
-                m.d.sync += [head_slot.eq(~head_slot), slot_valid.bit_select(head_slot, 1).eq(0)]
-            with m.If(head.wave_last):
-                m.d.sync += [head_bank.eq(~head_bank), bank_taken.bit_select(head_bank, 1).eq(1)]
-
-        skipped = count_ones(m, head.nonzero & ~head_map, "skipped_here")
-        with m.If(fifo.r_en):
-            with m.If(head_last_block):
-                m.d.comb += self.skipped_last.eq(skipped)
-            with m.Else():
-                m.d.comb += self.skipped.eq(skipped)
-        idle = Signal()
-        m.d.comb += [
-            idle.eq(~busy),
-            self.stalled_fetch.eq(idle & ~fifo.r_rdy),
-            self.stalled_weight.eq(idle & fifo.r_rdy & ~slot_valid.bit_select(head_slot, 1)),
-            self.stalled_drain.eq(idle & fifo.r_rdy & slot_valid.bit_select(head_slot, 1) & bank_blocked),
-        ]
-
-        # Rows are stored without the all-zero ones: a row's place is its rank among the map's set bits.
-        rank = count_ones(m, (issue.map & (chosen - 1)), "rank")
-        activation = Signal(8)
-        m.d.comb += activation.eq(issue_data.word_select(encode(m, chosen, "channel"), 8))
         issued = Signal()
-        m.d.comb += [
-            issued.eq(pending.any()),
+        m.d.comb += issued.eq(busy & ~issue.empty)
+        m.d.sync += [
             self.issued.eq(issued & ~issue.last_block),
             self.issued_last.eq(issued & issue.last_block),
+            self.stalled_fetch.eq(~busy & ~following_valid & ~fifo.r_rdy),
+            self.stalled_weight.eq(~busy & ~following_valid & fifo.r_rdy & slot_blocked),
+            self.stalled_drain.eq(~busy & ~following_valid & fifo.r_rdy & ~slot_blocked & bank_blocked),
+            self.tile_released.eq(finishing & tile_last_now),
         ]
 
-        # ---- weight row -----------------------------------------------------------------------------------
+        # ---- activation, and rank: rows are stored without the all-zero ones, a row's place is its rank among the
+        # ---- map's set bits -------------------------------------------------------------------------------
         stage_layout = data.StructLayout({"valid": 1, "pixel": pixel_bits(config), "bank": 1, "wave_last": 1})
+        channel_stage = Signal(stage_layout)
+        channel = Signal(range(lanes))
+        channel_slot = Signal()
+        channel_data = Signal(8 * lanes)
+        below = Signal(lanes)  # the map's bits below the channel
+        m.d.sync += [
+            channel_stage.valid.eq(issued),
+            channel_stage.pixel.eq(issue.pixel),
+            channel_stage.bank.eq(issue.bank),
+            channel_stage.wave_last.eq(finishing & wave_last_now),
+            channel.eq(encode(m, chosen, "channel_now")),
+            channel_slot.eq(issue.slot),
+            channel_data.eq(issue_data),
+            below.eq(issue.map & ~reached),
+        ]
+        rank = count_ones(m, below[: lanes - 1], "rank")
+
+        # ---- weight row -----------------------------------------------------------------------------------
         weight_stage = Signal(stage_layout)
         weight_slot = Signal()
         weight_rank = Signal(rank_bits)
         weight_activation = Signal(signed(8))
-        tile_last = Signal()
         m.d.sync += [
-            weight_stage.valid.eq(issued),
-            weight_stage.pixel.eq(issue.pixel),
-            weight_stage.bank.eq(issue.bank),
-            weight_stage.wave_last.eq(finishing & wave_last_now),
-            weight_slot.eq(issue.slot),
+            weight_stage.eq(channel_stage),
+            weight_slot.eq(channel_slot),
             weight_rank.eq(rank),
-            weight_activation.eq(activation),
-            tile_last.eq(finishing & tile_last_now),
+            weight_activation.eq(channel_data.word_select(channel, 8)),
         ]
-        m.d.comb += self.tile_released.eq(tile_last)
-
         halves = []
         tile = self.tile
         filling_slot = Signal()
@@ -287,64 +274,93 @@ class Row(wiring.Component):
                 filling_slot.eq(~filling_slot),
             ]
 
-        # ---- multiply -------------------------------------------------------------------------------------
+        # ---- multiply; what the sum starts from -----------------------------------------------------------
         multiply_stage = Signal(stage_layout)
         operand = Signal(signed(9))
         weight_row = Signal(8 * lanes)
-        m.d.sync += multiply_stage.eq(weight_stage)
+        fresh = Signal(2 * pixels, init=-1)  # no product has come yet: starts from zero
+        from_zero, from_sum, from_memory = Signal(), Signal(), Signal()  # of the multiply stage's sum, if any
+        weight_entry, multiply_entry = Signal(range(2 * pixels)), Signal(range(2 * pixels))
+        entry_fresh = Signal()
+        m.d.comb += [
+            weight_entry.eq(Cat(weight_stage.pixel, weight_stage.bank)),
+            multiply_entry.eq(Cat(multiply_stage.pixel, multiply_stage.bank)),
+            entry_fresh.eq(fresh.bit_select(weight_entry, 1)),
+        ]
+        m.d.sync += [
+            multiply_stage.valid.eq(weight_stage.valid),
+            multiply_stage.wave_last.eq(weight_stage.wave_last),
+            from_memory.eq(weight_stage.valid & ~entry_fresh & (weight_entry != multiply_entry)),
+            weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
+            operand.eq(weight_activation - self.zero_point),
+        ]
         with m.If(weight_stage.valid):
             m.d.sync += [
-                operand.eq(weight_activation - self.zero_point),
-                weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
+                fresh.bit_select(weight_entry, 1).eq(0),
+                from_zero.eq(entry_fresh),
+                from_sum.eq(weight_entry == multiply_entry),
             ]
+        with m.If(weight_stage.valid | weight_stage.wave_last):  # else this stays the pixel of the sum in hand
+            m.d.sync += [multiply_stage.pixel.eq(weight_stage.pixel), multiply_stage.bank.eq(weight_stage.bank)]
 
-        # ---- accumulate; the drain has a read port of its own ---------------------------------------------
-        accumulate_stage = Signal(stage_layout)
-        m.d.sync += accumulate_stage.eq(multiply_stage)
-        fresh = Signal(2 * pixels, init=-1)  # nothing accumulated yet: reads as zero
-        done = Signal(2)  # all of the wave's products are in the bank
-        drain_bank = Signal()
+        # ---- accumulate -----------------------------------------------------------------------------------
+        accumulate_stage, written_stage = Signal(stage_layout), Signal(stage_layout)
+        zero_now, sum_now, memory_now = Signal(), Signal(), Signal()
         entry = Signal(range(2 * pixels))
-        entry_fresh = Signal()
+        drain_bank = Signal()
         drain_entry = Signal(range(2 * pixels))
-        m.d.comb += [
-            entry.eq(Cat(accumulate_stage.pixel, accumulate_stage.bank)),
-            entry_fresh.eq(fresh.bit_select(entry, 1)),
-            drain_entry.eq(Cat(self.drain_pixel, drain_bank)),
+        done = Signal(2)  # all of the wave's sums are in the bank
+        m.d.sync += [
+            accumulate_stage.eq(multiply_stage),
+            written_stage.eq(accumulate_stage),
+            zero_now.eq(from_zero),
+            sum_now.eq(from_sum),
+            memory_now.eq(from_memory),
         ]
-        drained = []
+        m.d.comb += [
+            drain_entry.eq(Cat(self.drain_pixel, drain_bank)),
+            entry.eq(Mux(memory_now, Cat(accumulate_stage.pixel, accumulate_stage.bank), drain_entry)),
+        ]
+        with m.If(written_stage.wave_last):
+            m.d.sync += done.bit_select(written_stage.bank, 1).eq(1)
+        q = config.requantise_lanes
+        drain_fresh = Signal()
+        m.d.comb += drain_fresh.eq(fresh.bit_select(drain_entry, 1))
+        drained = [Signal(32 * q, name=f"drained_{group}") for group in range(lanes // q)]
         for lane in range(lanes):
             memory = Memory(shape=signed(32), depth=2 * pixels, init=[])
             m.submodules[f"accumulators_{lane}"] = memory
-            write = memory.write_port()
-            read, drain_read = memory.read_port(domain="comb"), memory.read_port(domain="comb")
+            write, read = memory.write_port(), memory.read_port(domain="comb")
             product = Signal(signed(17), name=f"product_{lane}")
-            with m.If(multiply_stage.valid):
-                m.d.sync += product.eq(operand * weight_row.word_select(lane, 8).as_signed())
+            total = Signal(signed(32), name=f"sum_{lane}")
+            start = Signal(signed(32), name=f"start_{lane}")
+            m.d.sync += product.eq(operand * weight_row.word_select(lane, 8).as_signed())
             m.d.comb += [
                 read.addr.eq(entry),
-                drain_read.addr.eq(drain_entry),
-                write.addr.eq(entry),
-                write.data.eq(Mux(entry_fresh, 0, read.data) + product),
-                write.en.eq(accumulate_stage.valid),
+                start.eq(Mux(zero_now, 0, Mux(sum_now, total, read.data))),
+                write.addr.eq(Cat(written_stage.pixel, written_stage.bank)),
+                write.data.eq(total),
+                write.en.eq(written_stage.valid),
             ]
-            drained.append(drain_read.data)
-        with m.If(accumulate_stage.valid):
-            m.d.sync += fresh.bit_select(entry, 1).eq(0)
-        m.d.comb += self.idle.eq(~(fifo.r_rdy | busy | weight_stage.valid | weight_stage.wave_last
-                                   | multiply_stage.valid | multiply_stage.wave_last))
-        with m.If(accumulate_stage.wave_last):
-            m.d.sync += done.bit_select(accumulate_stage.bank, 1).eq(1)
+            with m.If(accumulate_stage.valid):
+                m.d.sync += total.eq(start + product)
+            m.d.sync += drained[lane // q].word_select(lane % q, 32).eq(read.data)
 
-        # ---- drain ----------------------------------------------------------------------------------------
-        q = config.requantise_lanes
-        with m.Switch(self.drain_group):
-            for group in range(lanes // q):
-                with m.Case(group):
-                    m.d.comb += self.drained.eq(Cat(drained[group * q : (group + 1) * q]))
-        with m.If(fresh.bit_select(drain_entry, 1)):
-            m.d.comb += self.drained.eq(0)
-        m.d.comb += self.drained_valid.eq(done.bit_select(drain_bank, 1))
+        # ---- drain: what was not asked for is zero, so that an OR chooses ---------------------------------
+        for group, register in enumerate(drained):
+            with m.If(~self.drain_selected | (self.drain_group != group) | drain_fresh):
+                m.d.sync += register.eq(0)
+        refused = Signal(2)  # cycles that the drain has waited for the read port
+        combined = drained[0]
+        for register in drained[1:]:
+            combined |= register
+        m.d.comb += [
+            self.drained.eq(combined),
+            self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~memory_now),
+            hold.eq(refused.all()),
+        ]
+        with m.If(self.drain_selected & done.bit_select(drain_bank, 1)):
+            m.d.sync += refused.eq(Mux(memory_now, refused + ~hold, 0))
         with m.If(self.drain_release):
             m.d.sync += [
                 done.bit_select(drain_bank, 1).eq(0),
@@ -352,4 +368,5 @@ class Row(wiring.Component):
                 fresh.word_select(drain_bank, pixels).eq((1 << pixels) - 1),
                 drain_bank.eq(~drain_bank),
             ]
+        m.d.comb += self.idle.eq(~(fifo.r_rdy | following_valid | busy))
         return m

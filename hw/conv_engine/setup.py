@@ -18,7 +18,10 @@ class WalkSettings(data.StructLayout):
 
     def __init__(self, config: Config):
         address = byte_address_bits(config)
-        super().__init__({"first_y": signed(18), "first_address": address, "row_step": address, "pixel_step": address})
+        super().__init__({
+            "first_y": signed(18), "first_address": address, "row_step": address, "pixel_step": address,
+            "width_last": 16,
+        })
 
 
 class ComputeSettings(data.StructLayout):
@@ -27,7 +30,8 @@ class ComputeSettings(data.StructLayout):
     def __init__(self, config: Config):
         address = byte_address_bits(config)
         super().__init__({
-            "packed": 1, "kernel_height": 8, "kernel_width": 8, "input_blocks": 16, "last_lanes": 8,
+            "packed": 1, "kernel_height": range(KERNEL_MAX + 1), "kernel_width": range(KERNEL_MAX + 1),
+            "input_blocks": 16, "last_lanes": 8,
             "input_height": 16, "input_width": 16, "dilation_y": 8, "dilation_x": 8,
             "unrolling": range(len(config.unrollings)), "step_y": address, "step_x": address, "step_block": address,
             "zero_point": signed(8), "weight_base": range(config.weight_words), "map_base": range(config.weight_maps),
@@ -48,13 +52,14 @@ class DrainSettings(data.StructLayout):
 
 
 class CommandSetup(wiring.Component):
-    """Looks at a command while `run` is high; the settings are right when `done` is.
+    """Looks at a command while `run` is high.
 
     Members
     -------
     command : the payload of a CONV command, stable.
     acceptable : it keeps the limits (combinational).
-    run : work; low: start over. done : all settings are there.
+    run : work; low: start over. Pulses, in this order: steps_known : the walker's pixel_step is there; walk_known : all
+        of its settings are there from the next cycle on. done : so are all others.
     walk, compute, drain : the settings.
     """
 
@@ -64,6 +69,8 @@ class CommandSetup(wiring.Component):
             "command": In(command_layout(Opcode.CONV)),
             "acceptable": Out(1),
             "run": In(1),
+            "steps_known": Out(1),
+            "walk_known": Out(1),
             "done": Out(1),
             "walk": Out(WalkSettings(config)),
             "compute": Out(ComputeSettings(config)),
@@ -84,18 +91,19 @@ class CommandSetup(wiring.Component):
         kernel_positions = Signal(16)
         left_offset, first_offset, output_offset = (Signal(address_bits, name=name) for name in
                                                     ("left_offset", "first_offset", "output_offset"))
-        products = [  # (factors, what takes the product)
-            (command.kernel_height, command.kernel_width, [kernel_positions.eq(product)]),
+        products = [  # (factors, what takes the product); those of the walk first
+            (command.stride_x, command.input_pixel_stride, [walk.pixel_step.eq(product)]),
             (command.output_y, command.stride_y, [walk.first_y.eq(product - command.pad_top)]),
+            (command.pad_left, command.input_pixel_stride, [left_offset.eq(product)]),
+            (command.stride_y, command.input_row_stride, [walk.row_step.eq(product)]),
+            (walk.first_y, command.input_row_stride, [first_offset.eq(product)]),
+            (command.kernel_height, command.kernel_width, [kernel_positions.eq(product)]),
             (command.dilation_y, command.input_row_stride, [compute.step_y.eq(product)]),
             (command.dilation_x, command.input_pixel_stride, [compute.step_x.eq(product)]),
-            (command.stride_y, command.input_row_stride, [walk.row_step.eq(product)]),
-            (command.stride_x, command.input_pixel_stride, [walk.pixel_step.eq(product)]),
-            (command.pad_left, command.input_pixel_stride, [left_offset.eq(product)]),
             (command.output_y, command.output_row_stride, [output_offset.eq(product)]),
             (kernel_positions, command.input_blocks, [compute.steps.eq(product)]),
-            (walk.first_y, command.input_row_stride, [first_offset.eq(product)]),
         ]
+        walk_products = 5
         step = Signal(range(len(products) + 3))
         factor_a, factor_b = Signal(signed(18)), Signal(signed(18))
         m.d.sync += product.eq(factor_a * factor_b)
@@ -106,12 +114,18 @@ class CommandSetup(wiring.Component):
                         m.d.sync += [factor_a.eq(products[i][0]), factor_b.eq(products[i][1])]
                     if i >= 2:
                         m.d.sync += products[i - 2][2]
-        m.d.comb += self.done.eq(step == len(products) + 2)  # the last sum is registered when this ends
+        m.d.comb += [
+            self.steps_known.eq(step == 3),
+            # The last sum is registered when these end.
+            self.walk_known.eq(step == walk_products + 2),
+            self.done.eq(step == len(products) + 2),
+        ]
         m.d.sync += step.eq(Mux(self.run & ~self.done, step + 1, 0))
         m.d.sync += [
             walk.first_address.eq(command.input_base + first_offset - left_offset),
             drain.output_base.eq(command.output_base + output_offset),
             drain.b_base.eq(command.b_base + output_offset),
+            walk.width_last.eq(command.output_width - 1),
         ]
 
         # ---- fields as they are ---------------------------------------------------------------------------

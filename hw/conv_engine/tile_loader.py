@@ -6,13 +6,14 @@ For every wave it walks the group's tiles once, in the order of `layouts`: for e
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
-from hw.conv_engine.row import TileWord, count_ones
+from hw.conv_engine.bits import count_ones
+from hw.conv_engine.row import TileWord
 from hw.ports import MemoryRead
 
 
@@ -23,10 +24,9 @@ class TileLoader(wiring.Component):
     -------
     start : pulse; a new command. weight_base, map_base, steps (tiles of one output block in a wave),
         unrolling: stable from then on.
-    wave : one item per wave, with the group's number of blocks; taken when its tiles are all sent.
+    wave : one item per wave, with the group's number of blocks.
     weights, maps : the memories.
-    rows_free : for each row, whether it has a free tile slot not yet promised.
-    tile_valid : for each row; tile : the broadcast.
+    tile_valid : for each row; tile : the broadcast, at the earliest in the third cycle after a slot became free.
     released : for each row, a slot became free.
     idle : between waves, and all tiles have left.
     """
@@ -53,37 +53,45 @@ class TileLoader(wiring.Component):
         m = Module()
         config = self.config
         rows, lanes = config.rows, config.lanes
-        wave = self.wave.payload
         map_bits = (config.weight_maps - 1).bit_length()
         entry_bits = (config.maps_per_entry - 1).bit_length()
-        block_bits = max(1, (rows - 1).bit_length())
+        rows_log2 = (rows - 1).bit_length()
+        block_bits = max(1, rows_log2)
 
-        # ---- which rows belong to each block --------------------------------------------------------------
-        def members(block, name):
-            mask = Signal(rows, name=name)
-            for row in range(rows):
-                row_block = Signal(block_bits, name=f"{name}_{row}")
-                m.d.comb += row_block.eq(row & ((1 << self.unrolling) - 1))
-                m.d.comb += mask[row].eq(row_block == block)
-            return mask
+        # ---- the wave in hand -----------------------------------------------------------------------------
+        taken = self.wave.payload
+        wave_valid, wave_ended = Signal(), Signal()
+        last_block = Signal(block_bits)
+        last_in_group, last_group = Signal(), Signal()
+        m.d.comb += self.wave.ready.eq(~wave_valid | wave_ended)
+        with m.If(self.wave.ready):
+            m.d.sync += [
+                wave_valid.eq(self.wave.valid),
+                last_block.eq(taken.blocks - 1),
+                last_in_group.eq(taken.last_in_group),
+                last_group.eq(taken.last_group),
+            ]
 
         # ---- maps, read ahead: one item for each tile -----------------------------------------------------
-        tags = {"block": block_bits, "last_block": 1, "wave_last": 1, "group_last": 1}
-        item = data.StructLayout({"map": lanes, **tags})
-        m.submodules.ahead = ahead = SyncFIFOBuffered(width=item.size, depth=4)
+        tags = {"last_block": 1, "wave_last": 1, "group_last": 1}
+        item = data.StructLayout({"map": lanes, "words_last": (lanes // 2 - 1).bit_length(), "stored": 1,
+                                  "target": rows, **tags})
+        ahead_depth, reads_under_way = 8, 3
+        m.submodules.ahead = ahead = SyncFIFO(width=item.size, depth=ahead_depth)
         map_at = Signal(map_bits)
         group_map = Signal(map_bits)
-        step = Signal(24)
+        step = Signal(24, init=1)  # from 1 on
         block = Signal(block_bits)
         reading = Signal()
-        read_1 = Signal(data.StructLayout({"valid": 1, "lane": entry_bits, **tags}))
+        read_layout = data.StructLayout({"valid": 1, "lane": entry_bits, "block": block_bits, **tags})
+        read_1, read_2, read_3 = (Signal(read_layout, name=f"read_{i}") for i in (1, 2, 3))
+        entry_2, map_3 = Signal(64), Signal(lanes)
         block_end, step_end = Signal(), Signal()
         next_map = Signal(map_bits)
         m.d.comb += [
-            block_end.eq(block == wave.blocks - 1),
-            step_end.eq(step == self.steps - 1),
-            # Room for what is in the FIFO's pipeline: it holds at most three when we ask for one more.
-            reading.eq(self.wave.valid & (ahead.w_level + read_1.valid < 3)),
+            block_end.eq(block == last_block),
+            step_end.eq(step == self.steps),
+            reading.eq(wave_valid & (ahead.w_level < ahead_depth - reads_under_way)),
             self.maps.address.eq(map_at[entry_bits:]),
             next_map.eq(map_at + 1),
         ]
@@ -91,50 +99,56 @@ class TileLoader(wiring.Component):
             read_1.valid.eq(reading),
             read_1.lane.eq(map_at[:entry_bits]),
             read_1.block.eq(block),
-            read_1.last_block.eq(block_end & wave.last_group),
+            read_1.last_block.eq(block_end & last_group),
             read_1.wave_last.eq(block_end & step_end),
-            read_1.group_last.eq(wave.last_in_group),
+            read_1.group_last.eq(last_in_group),
+            read_2.eq(read_1),
+            entry_2.eq(self.maps.data),
+            read_3.eq(read_2),
+            map_3.eq(entry_2.word_select(read_2.lane, lanes)),
         ]
         with m.If(reading):
             m.d.sync += [map_at.eq(next_map), block.eq(block + 1)]
             with m.If(block_end):
                 m.d.sync += [block.eq(0), step.eq(step + 1)]
                 with m.If(step_end):
-                    m.d.comb += self.wave.ready.eq(1)
-                    m.d.sync += step.eq(0)
-                    with m.If(wave.last_in_group):
+                    m.d.comb += wave_ended.eq(1)
+                    m.d.sync += step.eq(1)
+                    with m.If(last_in_group):
                         m.d.sync += group_map.eq(next_map)
                     with m.Else():
                         m.d.sync += map_at.eq(group_map)
         with m.If(self.start):
-            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(0), block.eq(0)]
+            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(1), block.eq(0)]
         pushed = data.View(item, ahead.w_data)
+        count = count_ones(m, map_3, "stored_rows")
+        groups_log2 = Signal(range(rows_log2 + 1))  # of the pixel groups: they are the rows' low bits
         m.d.comb += [
-            ahead.w_en.eq(read_1.valid),
-            pushed.map.eq(self.maps.data.word_select(read_1.lane, lanes)),
-            *(pushed[tag].eq(read_1[tag]) for tag in tags),
+            groups_log2.eq(rows_log2 - self.unrolling),
+            ahead.w_en.eq(read_3.valid),
+            pushed.map.eq(map_3),
+            pushed.stored.eq(count != 0),
+            pushed.words_last.eq((count >> 1) - (~count[0] & (count >> 1 != 0))),
+            pushed.target.eq(Cat((Const(row, block_bits) >> groups_log2) == read_3.block for row in range(rows))),
+            *(pushed[tag].eq(read_3[tag]) for tag in tags),
         ]
 
         # ---- words of the current tile --------------------------------------------------------------------
         tile = data.View(item, ahead.r_data)
-        count = count_ones(m, tile.map, "stored_rows")
-        words = Signal(range(lanes // 2 + 1))
-        index = Signal(range(lanes // 2 + 1))
+        index = Signal(range(lanes // 2))
         weight_at = Signal.like(self.weight_base)
         group_weight = Signal.like(self.weight_base)
-        target = members(tile.block, "target")
         free = Signal(data.ArrayLayout(2, rows), init=[2] * rows)
         has_room = Signal()
         advancing = Signal()
         final = Signal()
         next_weight = Signal.like(self.weight_base)
         m.d.comb += [
-            words.eq((count + 1) >> 1),
-            has_room.eq((index != 0) | ~Cat(target[i] & (free[i] == 0) for i in range(rows)).any()),
+            has_room.eq((index != 0) | ~Cat(tile.target[i] & (free[i] == 0) for i in range(rows)).any()),
             advancing.eq(ahead.r_rdy & has_room),
-            final.eq(index + 1 >= words),
+            final.eq(index == tile.words_last),
             self.weights.address.eq(weight_at),
-            next_weight.eq(weight_at + (words != 0)),
+            next_weight.eq(weight_at + tile.stored),
             ahead.r_en.eq(advancing & final),
         ]
         send = Signal(TileWord(config))
@@ -142,9 +156,9 @@ class TileLoader(wiring.Component):
         m.d.sync += send_rows.eq(0)
         with m.If(advancing):
             m.d.sync += [
-                send_rows.eq(target),
+                send_rows.eq(tile.target),
                 send.index.eq(index),
-                send.write.eq(words != 0),
+                send.write.eq(tile.stored),
                 send.commit.eq(final),
                 send.map.eq(tile.map),
                 send.last_block.eq(tile.last_block),
@@ -160,7 +174,7 @@ class TileLoader(wiring.Component):
             m.d.sync += [weight_at.eq(self.weight_base), group_weight.eq(self.weight_base)]
         for row in range(rows):
             promised = Signal(name=f"promised_{row}")
-            m.d.comb += promised.eq(advancing & (index == 0) & target[row])
+            m.d.comb += promised.eq(advancing & (index == 0) & tile.target[row])
             m.d.sync += free[row].eq(free[row] - promised + self.released[row])
 
         # The weight word comes in the cycle after its address; it is registered before the broadcast.
@@ -170,7 +184,8 @@ class TileLoader(wiring.Component):
         m.d.comb += [
             self.tile.eq(sent),
             self.tile_valid.eq(sent_rows),
-            self.idle.eq(~(self.wave.valid | read_1.valid | (ahead.level != 0) | send_rows.any() | sent_rows.any())),
+            self.idle.eq(~(self.wave.valid | wave_valid | read_1.valid | read_2.valid | read_3.valid
+                           | (ahead.level != 0) | send_rows.any() | sent_rows.any())),
         ]
         return m
 
