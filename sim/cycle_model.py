@@ -251,7 +251,8 @@ def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
 
 def depthwise(steps: int, words_written: int, config: Config) -> int:
     """Cycles of a DEPTHWISE command from its steps (see `golden.depthwise.fetches`) and the words it writes."""
-    return COSTS.depthwise + max(steps, words_written * (config.lanes // config.requantise_lanes))
+    slices = config.lanes // config.requantise_lanes
+    return COSTS.depthwise + max(steps * config.depthwise_cycles, words_written * slices)
 
 
 def combine(values: Mapping[str, int]) -> int:
