@@ -66,8 +66,9 @@ class _Waiting(data.StructLayout):
 
     a : word of the first tap in the first kernel row that is inside the input. output, parity : as in Window.
     new : words of a line that it does not share with the pixel before, 1 to 3.
-    ky, line : this row's number, from 1 on, and that of its first line. row_inside : there is such a row, else this
-    is the last one. rows_past : its distance from the row behind the input, negative if it is inside.
+    next_ky, line : the number of the row behind this one, from 1 on, and that of this one's first line. last_ky : this
+    is the kernel's last row. row_inside : this row is inside the input, else none is, and it is the last one.
+    next_past : distance of the next row from the one behind the input, negative if it is inside.
     before, past : distance of the first tap from the first column (0 if it is not before it), and from the column
     behind the input.
     """
@@ -78,10 +79,11 @@ class _Waiting(data.StructLayout):
             "output": unsigned(word_address_bits(config)),
             "parity": 1,
             "new": 2,
-            "ky": unsigned(_KY_BITS),
+            "next_ky": unsigned(_KY_BITS),
+            "last_ky": 1,
             "line": unsigned(LINE_BITS),
             "row_inside": 1,
-            "rows_past": signed(_DISTANCE_BITS),
+            "next_past": signed(_DISTANCE_BITS),
             "before": signed(_BEFORE_BITS),
             "past": signed(_DISTANCE_BITS),
         })
@@ -118,16 +120,17 @@ class DepthwiseWalk(wiring.Component):
 
         # ---- the pixel that is being worked on -------------------------------------------------------------------
         active, second = Signal(), Signal()
-        ky, line, group = Signal(_KY_BITS), Signal(LINE_BITS), Signal(3)
+        # Whether a row or a line is the last one is known before its turn: numbers run one ahead.
+        next_ky, line, next_group = Signal(_KY_BITS), Signal(LINE_BITS), Signal(3)
+        last_ky, first_group, last_group = Signal(), Signal(), Signal()
         row_address, address = Signal(address_bits), Signal(address_bits)
         output, parity = Signal(address_bits), Signal()
         new = Signal(2)
         before, past = Signal(distance), Signal(distance)  # of the line's first tap, across
         row_before, row_past = Signal(signed(_BEFORE_BITS)), Signal(distance)  # of the row's
-        rows_past, row_inside = Signal(distance), Signal()
+        next_past, row_inside = Signal(distance), Signal()
 
-        next_rows_past = Signal(distance)
-        last_row, last_group = Signal(), Signal()
+        last_row = Signal()
         wanted, inside = Signal(DEPTHWISE_TAPS), Signal(DEPTHWISE_TAPS)
         # The line's three taps, and the one that the next line begins with.
         taps = [address] + [Signal(address_bits, name=f"tap_{j}") for j in range(1, DEPTHWISE_TAPS + 1)]
@@ -140,12 +143,11 @@ class DepthwiseWalk(wiring.Component):
                 pasts[j].eq(pasts[of] + (settings.dilation_x << by)),
             ]
         m.d.comb += [
-            next_rows_past.eq(rows_past + settings.dilation_y),
-            last_row.eq((ky == settings.kernel_height) | ~next_rows_past[-1]),
-            last_group.eq(group == settings.lines),
+            last_row.eq(last_ky | ~next_past[-1]),
         ]
+        row_begins = [next_group.eq(2), first_group.eq(1), last_group.eq(settings.lines == 1)]
         for j in range(DEPTHWISE_TAPS):
-            used = (group != 1) | (settings.unused_taps <= j)
+            used = ~first_group | (settings.unused_taps <= j)
             m.d.comb += [
                 inside[j].eq(~befores[j][-1] & pasts[j][-1] & row_inside & used),
                 wanted[j].eq(inside[j] & (new >= DEPTHWISE_TAPS - j)),
@@ -179,13 +181,18 @@ class DepthwiseWalk(wiring.Component):
         with m.If(end_of_line):
             m.d.sync += line.eq(line + 1)
             with m.If(~last_group):
-                m.d.sync += [group.eq(group + 1), address.eq(taps[-1]), before.eq(befores[-1]), past.eq(pasts[-1])]
+                m.d.sync += [
+                    next_group.eq(next_group + 1), first_group.eq(0), last_group.eq(next_group == settings.lines),
+                    address.eq(taps[-1]), before.eq(befores[-1]), past.eq(pasts[-1]),
+                ]
             with m.Else():
                 next_row = Signal(address_bits)
                 m.d.comb += next_row.eq(row_address + settings.tap_row_step)
                 m.d.sync += [
-                    ky.eq(ky + 1), rows_past.eq(next_rows_past), row_address.eq(next_row), address.eq(next_row),
-                    before.eq(row_before), past.eq(row_past), group.eq(1),
+                    next_ky.eq(next_ky + 1), last_ky.eq(next_ky == settings.kernel_height),
+                    next_past.eq(next_past + settings.dilation_y),
+                    row_address.eq(next_row), address.eq(next_row), before.eq(row_before), past.eq(row_past),
+                    *row_begins,
                 ]
 
         # ---- the next pixel --------------------------------------------------------------------------------------
@@ -193,12 +200,13 @@ class DepthwiseWalk(wiring.Component):
         with m.If(windows.r_en):
             m.d.sync += [
                 active.eq(windows.r_rdy),
-                group.eq(1), ky.eq(window.ky), line.eq(window.line),
-                rows_past.eq(window.rows_past), row_inside.eq(window.row_inside),
+                next_ky.eq(window.next_ky), last_ky.eq(window.last_ky), line.eq(window.line),
+                next_past.eq(window.next_past), row_inside.eq(window.row_inside),
                 row_address.eq(window.a), address.eq(window.a),
                 before.eq(window.before), row_before.eq(window.before),
                 past.eq(window.past), row_past.eq(window.past),
                 output.eq(window.output), parity.eq(window.parity), new.eq(window.new),
+                *row_begins,
             ]
         return m
 
@@ -235,26 +243,28 @@ class DepthwiseWalk(wiring.Component):
 
         # ---- rows ------------------------------------------------------------------------------------------------
         row_before, rows_past = Signal(signed(_BEFORE_BITS)), Signal.like(row, name="rows_past_input")
-        ky, line, offset = Signal(_KY_BITS), Signal(LINE_BITS), Signal(address_bits)
-        m.d.comb += look.eq(row_before[-1] & (ky != settings.kernel_height))
+        next_ky, line, offset = Signal(_KY_BITS), Signal(LINE_BITS), Signal(address_bits)
+        last_ky = Signal()
+        m.d.comb += look.eq(row_before[-1] & ~last_ky)
         with m.If(row_starts):
             m.d.sync += [
                 row_before.eq(_limited(row, _BEFORE_BITS)), rows_past.eq(row - settings.input_height),
-                ky.eq(1), line.eq(0), offset.eq(0),
+                next_ky.eq(2), last_ky.eq(settings.kernel_height == 1), line.eq(0), offset.eq(0),
             ]
         with m.Elif(look):
             m.d.sync += [
                 row_before.eq(row_before + settings.dilation_y), rows_past.eq(rows_past + settings.dilation_y),
-                ky.eq(ky + 1), line.eq(line + settings.lines), offset.eq(offset + settings.tap_row_step),
+                next_ky.eq(next_ky + 1), last_ky.eq(next_ky == settings.kernel_height),
+                line.eq(line + settings.lines), offset.eq(offset + settings.tap_row_step),
             ]
 
         entry = Signal(_Waiting(self.config))
         m.d.comb += [
             entry.a.eq(a + offset), entry.output.eq(output), entry.parity.eq(parity),
             entry.new.eq(Mux(new_row | ~settings.kept | moved[2:].any(), DEPTHWISE_TAPS, moved[:2])),
-            entry.ky.eq(ky), entry.line.eq(line),
+            entry.next_ky.eq(next_ky), entry.last_ky.eq(last_ky), entry.line.eq(line),
             entry.row_inside.eq(~row_before[-1] & rows_past[-1]),
-            entry.rows_past.eq(_limited(rows_past, _DISTANCE_BITS)),
+            entry.next_past.eq(_limited(rows_past, _DISTANCE_BITS).as_signed() + settings.dilation_y),
             entry.before.eq(_limited(before, _BEFORE_BITS)),
             entry.past.eq(_limited(past, _DISTANCE_BITS)),
             windows.w_data.eq(entry),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hw.contract.commands import Flag, Opcode, Space
-from hw.contract.config import Config, preset
+from hw.contract.config import Config, ConfigError, preset
 from hw.contract.layouts import depthwise_lines
 from hw.contract.registers import Error
 from sim.golden import depthwise
@@ -151,6 +151,12 @@ def test_three_taps_of_a_group_per_cycle(name, change, per_word):
         assert done["cycles"] <= steps * groups + (2 * rows if per_word == 1 else 0) + weights + 55
 
     bench.run(testbench)
+
+
+@pytest.mark.parametrize("lanes", [0, 3, 8])
+def test_lanes_that_cannot_be_built_are_refused(lanes):
+    with pytest.raises(ConfigError, match="depthwise_lanes must be"):
+        dataclasses.replace(CONFIGS["nano"], depthwise_lanes=lanes)
 
 
 @pytest.mark.parametrize("change", [
