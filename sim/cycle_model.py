@@ -40,8 +40,8 @@ class Costs:
     conv_add: int = 19  #: with a residual ADD, so much longer
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 40  #: a vector command, but the steps of its words
-    depthwise: int = 52  #: a DEPTHWISE command, but its steps
+    vector: int = 43  #: a vector command, but the steps of its words
+    depthwise: int = 55  #: a DEPTHWISE command, but its steps
     dilate: int = 8  #: a DILATE command, but its steps
     combine: int = 8  #: a COMBINE command, but its words
     combine_word: int = 4  #: a word of a COMBINE command
@@ -268,7 +268,7 @@ def vector(opcode: Opcode, counters: Mapping[str, int], config: Config) -> int:
 
 def depthwise(steps: int, words_written: int, config: Config) -> int:
     """Cycles of a DEPTHWISE command from its steps (see `golden.depthwise.fetches`) and the words it writes."""
-    return COSTS.depthwise + max(steps, words_written * _word_cycles(config, twice=False))
+    return COSTS.depthwise + max(steps * config.depthwise_cycles, words_written * _word_cycles(config, twice=False))
 
 
 def combine(values: Mapping[str, int]) -> int:

@@ -37,6 +37,7 @@ class Config:
     lanes : multiply-accumulate lanes of a row (L) = channels in a feature memory word. 4, 8 or 16.
     pixels_per_row : pixels a row accumulates at a time (T). Power of two.
     requantise_lanes : accumulators requantised per cycle (Q). Power of two, at most `lanes`.
+    depthwise_lanes : lanes of a line of depthwise taps worked on per cycle. Power of two, at most `lanes`.
     fetch_ports : activation words fetched per cycle, 1 or 2; at most `rows`.
     feature_bytes : feature memory. feature_banks : its banks, 2 or 4.
     weight_bytes : weight store, compact tiles (see `layouts`).
@@ -57,6 +58,7 @@ class Config:
     lanes: int
     pixels_per_row: int
     requantise_lanes: int
+    depthwise_lanes: int
     fetch_ports: int
     feature_bytes: int
     feature_banks: int
@@ -78,12 +80,14 @@ class Config:
                 raise ConfigError(f"Config {self.name!r}: {field} must be {limit}, not {getattr(self, field)!r}")
 
         for field in ("rows", "pixels_per_row", "feature_bytes", "weight_bytes", "weight_maps",
-                      "parameter_channels", "mask_words", "activation_fifo", "command_queue", "requantise_lanes"):
+                      "parameter_channels", "mask_words", "activation_fifo", "command_queue", "requantise_lanes",
+                      "depthwise_lanes"):
             require(_power_of_two(getattr(self, field)), field, "a positive power of two")
         require(self.rows <= 64, "rows", "at most 64")
         require(self.lanes in (4, 8, 16), "lanes", "4, 8 or 16")
         require(2 <= self.pixels_per_row <= 32, "pixels_per_row", "2 to 32")
         require(self.requantise_lanes <= self.lanes, "requantise_lanes", f"at most lanes ({self.lanes})")
+        require(self.depthwise_lanes <= self.lanes, "depthwise_lanes", f"at most lanes ({self.lanes})")
         require(self.fetch_ports in (1, 2) and self.fetch_ports <= self.rows, "fetch_ports",
                 "1 or 2, and at most rows")
         require(self.feature_banks in (2, 4), "feature_banks", "2 or 4")
@@ -131,6 +135,11 @@ class Config:
         return self.weight_maps // self.maps_per_entry
 
     @property
+    def depthwise_cycles(self) -> int:
+        """Cycles that a line of depthwise taps takes."""
+        return self.lanes // self.depthwise_lanes
+
+    @property
     def parameter_entry_bytes(self) -> int:
         """Bytes of a parameter entry in external memory: 9 per channel, Q channels, to a multiple of 8."""
         return -(-9 * self.requantise_lanes // 8) * 8
@@ -169,19 +178,19 @@ _KIB = 1024
 PRESETS: dict[str, Config] = {
     config.name: config
     for config in (
-        Config("nano", rows=1, lanes=4, pixels_per_row=8, requantise_lanes=1, fetch_ports=1,
+        Config("nano", rows=1, lanes=4, pixels_per_row=8, requantise_lanes=1, depthwise_lanes=1, fetch_ports=1,
                feature_bytes=32 * _KIB, feature_banks=4, weight_bytes=4 * _KIB, weight_maps=512,
                parameter_channels=128, mask_words=128, pool_area=256),
-        Config("small", rows=2, lanes=8, pixels_per_row=8, requantise_lanes=2, fetch_ports=2,
+        Config("small", rows=2, lanes=8, pixels_per_row=8, requantise_lanes=2, depthwise_lanes=4, fetch_ports=2,
                feature_bytes=64 * _KIB, feature_banks=4, weight_bytes=16 * _KIB, weight_maps=512,
                parameter_channels=256, mask_words=256),
-        Config("medium", rows=4, lanes=16, pixels_per_row=8, requantise_lanes=4, fetch_ports=2,
+        Config("medium", rows=4, lanes=16, pixels_per_row=8, requantise_lanes=4, depthwise_lanes=8, fetch_ports=2,
                feature_bytes=128 * _KIB, feature_banks=4, weight_bytes=64 * _KIB, weight_maps=1024,
                parameter_channels=1024, mask_words=512),
-        Config("large", rows=8, lanes=16, pixels_per_row=8, requantise_lanes=8, fetch_ports=2,
+        Config("large", rows=8, lanes=16, pixels_per_row=8, requantise_lanes=8, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=256 * _KIB, feature_banks=4, weight_bytes=128 * _KIB, weight_maps=2048,
                parameter_channels=1024, mask_words=1024),
-        Config("xlarge", rows=16, lanes=16, pixels_per_row=8, requantise_lanes=16, fetch_ports=2,
+        Config("xlarge", rows=16, lanes=16, pixels_per_row=8, requantise_lanes=16, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=512 * _KIB, feature_banks=4, weight_bytes=256 * _KIB, weight_maps=4096,
                parameter_channels=2048, mask_words=2048),
     )

@@ -28,7 +28,8 @@ from hw.vector_engine.word_reader import WordReader
 class VectorEngine(wiring.Component):
     """Works on all vector commands (fields: see hw.contract.commands).
 
-    A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps), whichever is more.
+    A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps, times L / D with D =
+    Config.depthwise_lanes), whichever is more.
     A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
     is Error.BAD_COMMAND; the engine then shows the error until it is reset.
 
@@ -119,11 +120,9 @@ class VectorEngine(wiring.Component):
             windows.start.eq(pixels.start),
             taps.settings.eq(settings),
             depthwise_walk.settings.eq(settings),
-            depthwise_walk.start.eq(pixels.start),
             depthwise_mac.settings.eq(settings),
             depthwise_mac.start.eq(pixels.start),
             post_process.start.eq(pixels.start),
-            reader.absent.eq(settings.input_zero_point),
             reduce.maximum.eq(settings.maximum),
             post_process.settings.eq(settings),
             busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,

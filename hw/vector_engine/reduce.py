@@ -45,13 +45,14 @@ class Reduced(data.StructLayout):
 
 
 class Reduce(wiring.Component):
-    """One tap per cycle. A window of one tap passes as it is.
+    """One tap per cycle, in two steps: the tap, or the largest one so far; then the sum. A sum that is always
+    zero before the last tap makes a maximum pass. A window of one tap passes as it is.
 
     Members
     -------
     maximum : largest value instead of sum; stable while busy.
     words : stream of Words, whose tag starts with a TapTag. result : stream of Reduced.
-    busy : a result waits.
+    busy : a tap is under way, or a result waits.
     """
 
     def __init__(self, config: Config, tag_bits: int):
@@ -68,40 +69,55 @@ class Reduce(wiring.Component):
         m = Module()
         config, words, result = self.config, self.words, self.result
         tag = data.View(TapTag(config), words.payload.tag[: TapTag(config).size])
-        first = Signal(init=1)
+
+        # ---- the tap ---------------------------------------------------------------------------------------------
+        tap_valid, first = Signal(), Signal(init=1)
+        tap_tag = Signal(TapTag(config))
+        b = Signal(8 * config.lanes, reset_less=True)
+        advance, accept, always = Signal(), Signal(), Signal()
+        m.d.comb += [words.ready.eq(advance), accept.eq(words.valid & advance), always.eq(~self.maximum | first)]
+        with m.If(advance):
+            m.d.sync += [tap_valid.eq(words.valid), tap_tag.eq(tag), b.eq(words.payload.b)]
+        with m.If(accept):
+            m.d.sync += first.eq(tag.last)
+
+        # ---- the sum ---------------------------------------------------------------------------------------------
         taps_before = Signal(unsigned((config.pool_area - 1).bit_length()))
+        add, clear, end = Signal(), Signal(), Signal()
         m.d.comb += [
-            words.ready.eq(~tag.last | ~result.valid | result.ready),
-            self.busy.eq(result.valid),
+            advance.eq(~(tap_valid & tap_tag.last & result.valid & ~result.ready)),
+            add.eq(tap_valid & advance),
+            clear.eq(add & (tap_tag.last | self.maximum)),
+            end.eq(add & tap_tag.last),
+            self.busy.eq(tap_valid | result.valid),
         ]
-        accept = Signal()
-        m.d.comb += accept.eq(words.valid & words.ready)
         with m.If(result.ready):
             m.d.sync += result.valid.eq(0)
-        with m.If(accept):
-            m.d.sync += [first.eq(tag.last), taps_before.eq(taps_before + 1)]
-            with m.If(tag.last):
-                m.d.sync += [
-                    taps_before.eq(0),
-                    result.valid.eq(1),
-                    result.payload.b.as_value().eq(words.payload.b),
-                    result.payload.divisor.eq(Mux(self.maximum, 0, taps_before)),
-                    result.payload.output.eq(tag.output),
-                ]
+        with m.If(add):
+            m.d.sync += taps_before.eq(taps_before + 1)
+        with m.If(end):
+            m.d.sync += [
+                taps_before.eq(0),
+                result.valid.eq(1),
+                result.payload.b.as_value().eq(b),
+                result.payload.divisor.eq(Mux(self.maximum, 0, taps_before)),
+                result.payload.output.eq(tap_tag.output),
+            ]
         for i in range(config.lanes):
             value = Signal(signed(8), name=f"value_{i}")
-            partial = Signal(signed(sum_bits(config)), name=f"partial_{i}", reset_less=True)
+            tap = Signal(signed(8), name=f"tap_{i}", reset_less=True)
+            partial = Signal(signed(sum_bits(config)), name=f"partial_{i}")
             reduced = Signal.like(partial, name=f"reduced_{i}")
-            m.d.comb += value.eq(words.payload.a.word_select(i, 8))
-            with m.If(first | (self.maximum & (value > partial))):
-                m.d.comb += reduced.eq(value)
-            with m.Elif(self.maximum):
-                m.d.comb += reduced.eq(partial)
-            with m.Else():
-                m.d.comb += reduced.eq(partial + value)
-            with m.If(accept):
+            m.d.comb += [value.eq(words.payload.a.word_select(i, 8)), reduced.eq(partial + tap)]
+            take, ahead = Signal(name=f"take_{i}"), Signal(signed(9), name=f"ahead_{i}")
+            m.d.comb += [ahead.eq(tap - value), take.eq(accept & (always | ahead[-1]))]
+            with m.If(take):
+                m.d.sync += tap.eq(value)
+            with m.If(add):
                 m.d.sync += partial.eq(reduced)
-                with m.If(tag.last):
-                    m.d.sync += result.payload.values[i // config.requantise_lanes][
-                        i % config.requantise_lanes].eq(reduced)
+            with m.If(clear):
+                m.d.sync += partial.eq(0)
+            with m.If(end):
+                m.d.sync += result.payload.values[i // config.requantise_lanes][
+                    i % config.requantise_lanes].eq(reduced)
         return m

@@ -46,46 +46,63 @@ class TapWalk(wiring.Component):
         address_bits = word_address_bits(config)
 
         # ---- columns of a row, rows of a window, channel blocks of a pixel ---------------------------------------
+        # Whether one is the last of its kind is known from the step before it: `next_` counts one ahead.
         active = Signal()
         size = Signal(data.StructLayout({"rows": 8, "columns": 8}), reset_less=True)
-        column, row, block = Signal(8), Signal(8), Signal(16)
+        next_column, next_row, next_block = Signal(8), Signal(8), Signal(16)
         last_column, last_row, last_block = Signal(), Signal(), Signal()
+        one_column, one_row = Signal(), Signal()
         a, row_start, block_start = Signal(address_bits), Signal(address_bits), Signal(address_bits)
         b, output = Signal(address_bits), Signal(address_bits)
-        issue = Signal()
+        issue, last_tap = Signal(), Signal()
         m.d.comb += [
-            last_column.eq(column == size.columns),
-            last_row.eq(row == size.rows),
-            last_block.eq(block == settings.output_blocks),
+            last_tap.eq(last_column & last_row),
             fetch.valid.eq(active),
             fetch.payload.read_a.eq(1),
             fetch.payload.read_b.eq(settings.two_operands),
             fetch.payload.a.eq(a),
             fetch.payload.b.eq(b),
-            fetch.payload.tag.eq(Cat(last_column & last_row, output)),
-            issue.eq(fetch.valid & fetch.ready),
-            window.ready.eq(~active | (issue & last_column & last_row & last_block)),
+            fetch.payload.tag.eq(Cat(last_tap, output)),
+            issue.eq(active & fetch.ready),
+            window.ready.eq(~active | (fetch.ready & last_tap & last_block)),
             self.busy.eq(active),
         ]
+        row_columns = [next_column.eq(2), last_column.eq(one_column)]
         with m.If(issue):
-            next_row, next_block = Signal(address_bits), Signal(address_bits)
-            m.d.comb += [next_row.eq(row_start + settings.a_row_stride), next_block.eq(block_start + 1)]
+            next_row_start, next_block_start = Signal(address_bits), Signal(address_bits)
+            m.d.comb += [
+                next_row_start.eq(row_start + settings.a_row_stride),
+                next_block_start.eq(block_start + 1),
+            ]
             with m.If(~last_column):
-                m.d.sync += [a.eq(a + settings.a_pixel_stride), column.eq(column + 1)]
+                m.d.sync += [
+                    a.eq(a + settings.a_pixel_stride),
+                    next_column.eq(next_column + 1), last_column.eq(next_column == size.columns),
+                ]
             with m.Elif(~last_row):
-                m.d.sync += [a.eq(next_row), row_start.eq(next_row), column.eq(1), row.eq(row + 1)]
+                m.d.sync += [
+                    a.eq(next_row_start), row_start.eq(next_row_start),
+                    next_row.eq(next_row + 1), last_row.eq(next_row == size.rows),
+                    *row_columns,
+                ]
             with m.Else():
                 m.d.sync += [
-                    a.eq(next_block), row_start.eq(next_block), block_start.eq(next_block),
+                    a.eq(next_block_start), row_start.eq(next_block_start), block_start.eq(next_block_start),
                     b.eq(b + 1), output.eq(output + 1),
-                    column.eq(1), row.eq(1), block.eq(block + 1),
+                    next_row.eq(2), last_row.eq(one_row),
+                    next_block.eq(next_block + 1), last_block.eq(next_block == settings.output_blocks),
+                    *row_columns,
                 ]
         with m.If(window.ready):
+            narrow, low = Signal(), Signal()
+            m.d.comb += [narrow.eq(window.payload.columns == 1), low.eq(window.payload.rows == 1)]
             m.d.sync += [
                 active.eq(window.valid),
                 size.rows.eq(window.payload.rows),
                 size.columns.eq(window.payload.columns),
-                column.eq(1), row.eq(1), block.eq(1),
+                one_column.eq(narrow), last_column.eq(narrow), next_column.eq(2),
+                one_row.eq(low), last_row.eq(low), next_row.eq(2),
+                last_block.eq(settings.output_blocks == 1), next_block.eq(2),
                 a.eq(window.payload.a), row_start.eq(window.payload.a), block_start.eq(window.payload.a),
                 b.eq(window.payload.b), output.eq(window.payload.output),
             ]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import ReadPort, word_address_bits
 
-#: Fetches under way: one is back seven cycles after it was asked for, the rest evens out delays.
-_FETCHES = 8
+#: Fetches under way, the one in the output register included: one is back eight cycles after it was asked for, the
+#: rest evens out delays. LUT RAM has 16 entries in any case.
+_FETCHES = 17
 
 #: Requests that wait for the memory. With two ports this lets one run ahead, onto another bank.
-_REQUESTS = 4
+_REQUESTS = 5
 
 
 class Fetch(data.StructLayout):
@@ -31,10 +32,12 @@ class Fetch(data.StructLayout):
 
 
 class Words(data.StructLayout):
-    """What was read; a word that was not asked for is full of the reader's `absent`."""
+    """What was read, where `read_a` and `read_b` say so; a word that was not asked for is anything."""
 
     def __init__(self, config: Config, tag_bits: int):
         super().__init__({
+            "read_a": 1,
+            "read_b": 1,
             "a": unsigned(8 * config.lanes),
             "b": unsigned(8 * config.lanes),
             "tag": unsigned(tag_bits),
@@ -46,7 +49,6 @@ class WordReader(wiring.Component):
 
     Members
     -------
-    absent : the byte that fills words that are not read; stable while busy.
     fetch : stream of Fetch. words : stream of Words, in the same order.
     read_a, read_b : feature memory. A word is only asked for when there is room for it.
     busy : a fetch is under way.
@@ -56,7 +58,6 @@ class WordReader(wiring.Component):
         self.config = config
         self.tag_bits = tag_bits
         super().__init__({
-            "absent": In(8),
             "fetch": In(stream.Signature(Fetch(config, tag_bits))),
             "words": Out(stream.Signature(Words(config, tag_bits))),
             "read_a": Out(ReadPort(config)),
@@ -68,14 +69,15 @@ class WordReader(wiring.Component):
         m = Module()
         config, fetch, output = self.config, self.fetch, self.words
         tag_layout = data.StructLayout({"read_a": 1, "read_b": 1, "tag": unsigned(self.tag_bits)})
-        m.submodules.tags = tags = SyncFIFO(width=tag_layout.size, depth=_FETCHES)
+        m.submodules.tags = tags = SyncFIFOBuffered(width=tag_layout.size, depth=_FETCHES)
         tag = data.View(tag_layout, tags.r_data)
         new_tag = Signal(tag_layout)
         accept, hand_on = Signal(), Signal()
         room, there = {}, {}
         for name, port in (("a", self.read_a), ("b", self.read_b)):
-            m.submodules[f"requests_{name}"] = requests = SyncFIFO(width=word_address_bits(config), depth=_REQUESTS)
-            m.submodules[f"words_{name}"] = words = SyncFIFO(width=8 * config.lanes, depth=_FETCHES)
+            m.submodules[f"requests_{name}"] = requests = SyncFIFOBuffered(
+                width=word_address_bits(config), depth=_REQUESTS)
+            m.submodules[f"words_{name}"] = words = SyncFIFOBuffered(width=8 * config.lanes, depth=_FETCHES)
             asked, came = fetch.payload[f"read_{name}"], tag[f"read_{name}"]
             room[name] = requests.w_rdy | ~asked
             there[name] = words.r_rdy | ~came
@@ -88,7 +90,8 @@ class WordReader(wiring.Component):
                 words.w_en.eq(port.data_valid),
                 words.w_data.eq(port.data),
                 words.r_en.eq(hand_on & came),
-                output.payload[name].eq(Mux(came, words.r_data, self.absent.replicate(config.lanes))),
+                output.payload[name].eq(words.r_data),
+                output.payload[f"read_{name}"].eq(came),
             ]
         # The tag queue holds every fetch from its acceptance until it is handed on: room in it is room for the words.
         m.d.comb += [
@@ -103,6 +106,6 @@ class WordReader(wiring.Component):
             output.payload.tag.eq(tag.tag),
             hand_on.eq(output.valid & output.ready),
             tags.r_en.eq(hand_on),
-            self.busy.eq(tags.r_rdy),
+            self.busy.eq(tags.level != 0),
         ]
         return m

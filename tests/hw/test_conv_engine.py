@@ -137,8 +137,9 @@ def compare(config: Config, seed: int, count: int, *, whole: bool = False, chain
         assert cycles > 0
 
 
-TINY = Config("tiny", rows=4, lanes=4, pixels_per_row=4, requantise_lanes=2, fetch_ports=2, feature_bytes=16384,
-              feature_banks=4, weight_bytes=1024, weight_maps=256, parameter_channels=64, mask_words=64)
+TINY = Config("tiny", rows=4, lanes=4, pixels_per_row=4, requantise_lanes=2, depthwise_lanes=4, fetch_ports=2,
+              feature_bytes=16384, feature_banks=4, weight_bytes=1024, weight_maps=256, parameter_channels=64,
+              mask_words=64)
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hw.contract.commands import Flag, Opcode, Space
-from hw.contract.config import Config, preset
+from hw.contract.config import Config, ConfigError, preset
 from hw.contract.layouts import depthwise_lines
 from hw.contract.registers import Error
 from sim.golden import depthwise
@@ -18,7 +18,8 @@ from testbench.vector_engine_bench import Bench
 
 CONFIGS = {
     "nano": preset("nano"),
-    "wide": dataclasses.replace(preset("nano"), name="wide", requantise_lanes=4, feature_banks=2),
+    "halves": dataclasses.replace(preset("nano"), name="halves", requantise_lanes=4, depthwise_lanes=2),
+    "wide": dataclasses.replace(preset("nano"), name="wide", requantise_lanes=4, depthwise_lanes=4, feature_banks=2),
 }
 
 
@@ -106,11 +107,12 @@ def test_random_commands(name, stalls):
             done = await bench.execute(ctx, Opcode.DEPTHWISE, fields)
             check(done, bench, expected, counters, fields)
             slices = bench.config.lanes // bench.config.requantise_lanes
+            groups = bench.config.depthwise_cycles
             if not stalls and not fields["flags"]:
                 rows = fields["output_rows"] * fields["output_blocks"]
-                kernel = fields["kernel_height"] * (fields["output_blocks"] + 1) * 12
+                kernel = fields["kernel_height"] * (fields["output_blocks"] + 1) * 12 * groups
                 # Banks met by both words at once, rows to look for, and weights that come before the first step.
-                limit = max(steps, counters["words_written"] * slices, counters["words_read"]) * 1.3
+                limit = max(steps * groups, counters["words_written"] * slices, counters["words_read"]) * 1.3
                 assert done["cycles"] <= limit + 6 * rows + kernel + 70
 
     bench.run(testbench)
@@ -130,8 +132,9 @@ LAYER = {"flags": 0, "kernel_height": 3, "kernel_width": 3, "stride_y": 1, "stri
     ({"kernel_height": 1, "pad_top": 0}, 1),
     ({"kernel_height": 5, "kernel_width": 5, "pad_top": 2, "pad_left": 2}, 10),
 ])
-def test_three_taps_per_cycle(change, per_word):
-    bench = Bench(dataclasses.replace(CONFIGS["wide"], feature_banks=4), seeded())  # two words a cycle need banks
+@pytest.mark.parametrize("name", ["halves", "wide"])
+def test_three_taps_of_a_group_per_cycle(name, change, per_word):
+    bench = Bench(dataclasses.replace(CONFIGS[name], feature_banks=4), seeded())  # two words a cycle need banks
     fill(bench, np.random.default_rng(1))
     fields = LAYER | change
 
@@ -143,9 +146,17 @@ def test_three_taps_per_cycle(change, per_word):
         check(done, bench, expected, counters, fields)
         assert steps <= counters["words_written"] * per_word
         rows = fields["output_rows"] * fields["output_blocks"]
-        assert done["cycles"] <= steps + (2 * rows if per_word == 1 else 0) + 60
+        groups = bench.config.depthwise_cycles
+        weights = 2 * groups * fields["kernel_height"] * depthwise_lines(fields["kernel_width"])  # of the first block
+        assert done["cycles"] <= steps * groups + (2 * rows if per_word == 1 else 0) + weights + 55
 
     bench.run(testbench)
+
+
+@pytest.mark.parametrize("lanes", [0, 3, 8])
+def test_lanes_that_cannot_be_built_are_refused(lanes):
+    with pytest.raises(ConfigError, match="depthwise_lanes must be"):
+        dataclasses.replace(CONFIGS["nano"], depthwise_lanes=lanes)
 
 
 @pytest.mark.parametrize("change", [

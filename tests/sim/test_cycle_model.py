@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any, cast
 
@@ -98,6 +99,15 @@ def test_bounds_of_loader_fetch_and_drain(rng):
     # A pointwise layer with few channels is bound by the drain: lanes / Q cycles for a pixel's block.
     drained = random_work(rng, config, 32, 32, 1, 1, 1, 0, 0.1)
     assert 2 * 1024 <= convolution(drained, config) < 2 * 1024 * 1.1
+
+
+def test_depthwise_lines_take_turns_of_lanes():
+    config = dataclasses.replace(preset("large"), depthwise_lanes=16)
+    fewer = dataclasses.replace(config, depthwise_lanes=4)
+    assert cycle_model.depthwise(300, 100, fewer) - cycle_model.depthwise(300, 100, config) == 3 * 300
+    # With one line per word, requantisation takes longer: two cycles.
+    halves = dataclasses.replace(config, depthwise_lanes=8)
+    assert cycle_model.depthwise(100, 100, halves) == cycle_model.depthwise(100, 100, config)
 
 
 def test_expected_command_covers_every_opcode():
