@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 
 #: Version of the command set, the layouts and the program image. Any change to one of them raises it.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 #: Largest kernel side of a convolution (design, section 4.2).
 KERNEL_MAX = 16
