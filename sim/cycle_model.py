@@ -42,9 +42,9 @@ class Costs:
     conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 43  #: a vector command, but the steps of its words
     depthwise: int = 55  #: a DEPTHWISE command, but its steps
-    dilate: int = 8  #: a DILATE command, but its steps
-    combine: int = 8  #: a COMBINE command, but its words
-    combine_word: int = 4  #: a word of a COMBINE command
+    dilate: int = 9  #: a DILATE command, but its steps
+    combine: int = 10  #: a COMBINE command, but its words
+    combine_word: int = 9  #: a word of a COMBINE command
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     block: int = 16  #: a block of compressed weights, but table and steps
@@ -333,7 +333,10 @@ def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, 
                         density=density, lanes_per_word=lanes, add=bool(values["flags"] & Flag.ADD))
     if opcode is Opcode.DILATE:
         words = values["input_height"] * mask_row_words(values["input_width"])
-        return COSTS.dilate + words * (1 + values["kernel_height"] * (1 + 3 * values["kernel_width"]))
+        # A word takes a walk over its bits, and one over the rows of each source word that it sees.
+        rows = (values["kernel_height"] - 1) * values["dilation_y"]
+        column = min(values["dilation_x"], 8 + values["dilation_x"] // 8)
+        return COSTS.dilate + words * (20 + values["kernel_width"] * column + 2 * (rows + 4))
     if opcode is Opcode.COMBINE:
         return combine(values)
     if opcode is Opcode.DEPTHWISE:

@@ -71,6 +71,7 @@ class Bench:
             chance[dut.write] = 0.95
         ctx.set(dut.engine.command.payload, int.from_bytes(encode(opcode, fields), "little"))
         ctx.set(dut.engine.command.valid, 1)
+        moved_before = [False, False]  # in the last cycle, and the one before
         for cycle in range(limit):
             taken = set()
             moved = False
@@ -96,7 +97,8 @@ class Bench:
                 data = ctx.get(request.data).to_bytes(self.config.lanes, "little")
                 self.memory[ctx.get(request.address)] = np.frombuffer(data, np.int8)
                 moved = True
-            assert ctx.get(dut.progress) or not moved
+            assert ctx.get(dut.progress) or not moved_before[1]
+            moved_before = [moved, moved_before[0]]
             addresses = [(port, space, ctx.get(port.address)) for port, space in private]
             counters = ctx.get(dut.engine.counters)
             result = {name: counters[name] for name in ("active_pixels", "words_read", "words_written")}

@@ -235,6 +235,8 @@ _CONV = (
     Field("table_base", 32, "TABLE: parameter entry of the table; the entry of r is byte r modulo 256"),
 )
 
+# ---- the vector engine: what several of its commands have is at the same place in all of them ---------------------
+
 _TABLE = Field("table_base", 32, "TABLE: weight store word of the table; the entry of r is byte r modulo 256")
 
 # MUL has the fields of ADD: (a - a_zero_point) * (b - b_zero_point), requantised with those of the sum. A stride
@@ -243,69 +245,71 @@ _ADD = (
     *_OUTPUT,
     Field("reserved_16", 16, "zero"),
     Field("a_base", 32, "word of operand a at pixel (0, 0), block 0"),
-    Field("b_base", 32, "word of operand b at pixel (0, 0), block 0"),
     Field("a_row_stride", 16, "words from a row of operand a to the next"),
     Field("a_pixel_stride", 16, "words from a pixel of operand a to the next"),
+    Field("b_base", 32, "word of operand b at pixel (0, 0), block 0"),
     Field("b_row_stride", 16, "words from a row of operand b to the next"),
     Field("b_pixel_stride", 16, "words from a pixel of operand b to the next"),
-    Field("a_multiplier", 32, "Q31 multiplier of operand a"),
-    Field("b_multiplier", 32, "Q31 multiplier of operand b"),
-    Field("sum_multiplier", 32, "Q31 multiplier of the sum"),
-    _s8("a_shift", "exponent of operand a's multiplier, OPERAND_SHIFT_MIN to 0"),
-    _s8("b_shift", "exponent of operand b's multiplier, as of a's"),
-    _s8("sum_shift", "exponent of the sum's multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("a_zero_point", "zero point of operand a"),
     _s8("b_zero_point", "zero point of operand b"),
+    _s8("a_shift", "exponent of operand a's multiplier, OPERAND_SHIFT_MIN to 0"),
+    _s8("b_shift", "exponent of operand b's multiplier, as of a's"),
+    _TABLE,
+    Field("sum_multiplier", 32, "Q31 multiplier of the sum"),
+    _s8("sum_shift", "exponent of the sum's multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("sum_zero_point", "zero point of the sum"),
     _s8("sum_min", "lower clamp of the sum"),
     _s8("sum_max", "upper clamp of the sum"),
-    _TABLE,
+    Field("a_multiplier", 32, "Q31 multiplier of operand a"),
+    Field("b_multiplier", 32, "Q31 multiplier of operand b"),
 )
 
 _POOL = (
-    *_INPUT,
     *_OUTPUT,
     Field("reserved_16", 16, "zero"),
+    *_INPUT,
+    _TABLE,
+    Field("reserved_multiplier", 32, "zero"),
+    Field("reserved_scale", 16, "zero"),
     _s8("output_min", "lower clamp"),
     _s8("output_max", "upper clamp"),
-    _TABLE,
 )
 
 # The sum of a window, plus bias, requantised.
 _MEAN = (
-    *_INPUT,
     *_OUTPUT,
     Field("reserved_16", 16, "zero"),
-    _s8("output_min", "lower clamp after requantisation"),
-    _s8("output_max", "upper clamp after requantisation"),
+    *_INPUT,
     _TABLE,
     Field("multiplier", 32, "Q31 multiplier"),
-    Field("bias", 32, "added to the sum of the window's values", signed=True),
     _s8("shift", "exponent of the multiplier, -31 to LEFT_SHIFT_MAX; positive is left"),
     _s8("output_zero_point", "added after requantisation"),
+    _s8("output_min", "lower clamp after requantisation"),
+    _s8("output_max", "upper clamp after requantisation"),
+    Field("bias", 32, "added to the sum of the window's values", signed=True),
 )
 
 # Output channel c comes from input channel c; padding counts as input_zero_point.
 _DEPTHWISE = (
-    *_INPUT,
     *_OUTPUT,
     Field("reserved_16", 16, "zero"),
+    *_INPUT,
+    _TABLE,
     Field("weight_base", 32, "weight store word of the first line of taps; see layouts for the order"),
-    Field("parameter_base", 32, "parameter entry of the first output block"),
     _s8("input_zero_point", "subtracted from every activation"),
     _s8("output_zero_point", "added after requantisation"),
     _s8("output_min", "lower clamp after requantisation"),
     _s8("output_max", "upper clamp after requantisation"),
-    _TABLE,
+    Field("parameter_base", 32, "parameter entry of the first output block"),
 )
 
 # One mask bit for each output pixel, written from mask_base on: whether the largest value of channel 0 in its window
 # is at least `bound`; or whether, in any lane of the word, it differs from `bound` (a gate of channels that is open).
 # Bits past the end of a row are zero. Nothing goes to the output in the feature memory.
 _DECIDE = (
-    *_INPUT,
     *_OUTPUT,
     Field("bound", 16, "smallest value that sets the bit", signed=True),
+    *_INPUT,
     Field("invert", 8, "1: the bit is set where it would be clear, and the other way round"),
     Field("any_lane", 8, "1: the bit is set where the value of some lane differs from `bound`"),
 )
@@ -313,17 +317,17 @@ _DECIDE = (
 # The mask of a convolution's output, output_rows x output_width, becomes that of its input, input_height x
 # input_width: the pixels that some active output pixel reads. Strides are 1 or 2.
 _DILATE = (
-    *_INPUT,
     *_OUTPUT,
     Field("target_base", 16, "mask word of input pixel (0, 0)"),
+    *_INPUT,
 )
 
 # The AND of two masks of output_rows x output_width; with inversions, also OR and NOT. Bits past the end of a row are
 # zero. Nothing goes to the output in the feature memory.
 _COMBINE = (
     *_OUTPUT,
-    Field("other_base", 16, "mask word of pixel (0, 0) of the second mask; mask_base is that of the first"),
     Field("target_base", 16, "mask word of pixel (0, 0) of the result; may be that of a mask that is read"),
+    Field("other_base", 16, "mask word of pixel (0, 0) of the second mask; mask_base is that of the first"),
     Field("inverted", 8, "bits 0 to 2: the first mask, the second, the result is inverted"),
     Field("spread", 8, "bits 0 and 1: bit 0 of the word at the base of the first mask, of the second, stands for "
                        "every pixel"),

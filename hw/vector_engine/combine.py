@@ -1,4 +1,4 @@
-"""Masks combined: the AND of two masks and, through inversions, their OR, or NOT of one, a word at a time."""
+"""Masks combined: the AND of two masks and, through inversions, their OR, or NOT of one, a quarter word at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from hw.vector_engine.settings import Settings
 
 _COLUMN_BITS = (MASK_WORD_BITS - 1).bit_length()
 
+#: Parts of a word that are worked on one after the other, and the bits of one.
+_PARTS = 4
+_PART = MASK_WORD_BITS // _PARTS
+
 
 class Combine(wiring.Component):
-    """result = ((first ^ inverted 0) & (second ^ inverted 1)) ^ inverted 2, within the rows. A word takes four cycles.
+    """result = ((first ^ inverted 0) & (second ^ inverted 1)) ^ inverted 2, within the rows. A word takes nine cycles.
 
     Members
     -------
     settings : Settings, stable while busy. start : a COMBINE command begins.
-    mask, write : the mask memory. active : bits set in the word whose writing begins in this cycle; else 0.
-    busy : from the cycle after `start` until the last word is written.
+    mask, write : the mask memory; the data written is zero while not busy.
+    active : bits set in a part of a word, in one cycle for each part; else 0. The last ones come up to a cycle after
+    `busy`. busy : from the cycle after `start` until the last word is written.
     """
 
     def __init__(self, config: Config):
@@ -30,70 +35,97 @@ class Combine(wiring.Component):
             "start": In(1),
             "mask": Out(MemoryRead(config.mask_words, MASK_WORD_BITS)),
             "write": Out(MaskWrite(config)),
-            "active": Out(range(MASK_WORD_BITS + 1)),
+            "active": Out(range(_PART + 1)),
             "busy": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
         settings, request, mask = self.settings, self.write.request, self.mask
-        last_pixel = Signal(16)
-        within_row = Signal(MASK_WORD_BITS)
-        last_of_row = Signal()
         rows_left = Signal(16)
-        column = Signal(16 - _COLUMN_BITS)  # of the word, in words
+        words_left = Signal(16 - _COLUMN_BITS)  # of the row, behind this one
         place = Signal.like(mask.address)  # of the word, from the masks' bases
-        first, combined = Signal(MASK_WORD_BITS), Signal(MASK_WORD_BITS)
+        last_of_row = Signal()
+        first, second = Signal(MASK_WORD_BITS, reset_less=True), Signal(MASK_WORD_BITS, reset_less=True)
 
-        def operand(number: int):
-            """What arrives of an operand: its word, or the bit that stands for all."""
-            word = Mux(settings.spread[number], mask.data[0].replicate(MASK_WORD_BITS), mask.data)
-            return word ^ settings.inverted[number].replicate(MASK_WORD_BITS)
-
+        # ---- a part of the word, in two steps: the lowest of `first` and `second`, which move down ------------------
+        part, entering, leaving = Signal(range(_PARTS)), Signal(), Signal()
+        last_part = settings.last_pixel[4:_COLUMN_BITS]
+        row_end = Signal(_PART, reset_less=True)  # the bits of a row's last part that are pixels
+        whole, cut = Signal(), Signal()
+        within_row, combined = Signal(_PART, reset_less=True), Signal(_PART)
+        shared = Signal(2, reset_less=True)  # the lowest bits of the words
+        operands = []
+        for number, word in enumerate((first, second)):
+            # A bit that stands for all takes the place of the bits, which are masked.
+            constant, variable = Signal(name=f"constant_{number}"), Signal(name=f"variable_{number}")
+            operand = Signal(_PART, name=f"operand_{number}", reset_less=True)
+            m.d.comb += [
+                constant.eq((settings.spread[number] & shared[number]) ^ settings.inverted[number]),
+                variable.eq(~settings.spread[number]),
+            ]
+            m.d.sync += operand.eq(word[:_PART] & variable.replicate(_PART) ^ constant.replicate(_PART))
+            operands.append(operand)
         m.d.comb += [
-            last_pixel.eq(settings.output_width - 1),
-            last_of_row.eq(column == last_pixel[_COLUMN_BITS:]),
-            within_row.eq(Cat(Const(1, 1), (~last_of_row | (last_pixel[:_COLUMN_BITS] >= i)
-                                            for i in range(1, MASK_WORD_BITS)))),
-            combined.eq(((first & operand(1)) ^ settings.inverted[2].replicate(MASK_WORD_BITS)) & within_row),
-            request.payload.address.eq(settings.target_base + place),
+            last_of_row.eq(words_left == 0),
+            whole.eq(~last_of_row | (part < last_part)),
+            cut.eq(part == last_part),
+            combined.eq(((operands[0] & operands[1]) ^ settings.inverted[2].replicate(_PART)) & within_row),
         ]
+        m.d.sync += [
+            row_end.eq(Cat(Const(1, 1), (settings.last_pixel[:4] >= i for i in range(1, _PART)))),
+            within_row.eq(whole.replicate(_PART) | (row_end & cut.replicate(_PART))),
+            leaving.eq(entering),
+        ]
+        with m.If(entering):
+            m.d.sync += [part.eq(part + 1), first.eq(first >> _PART), second.eq(second >> _PART)]
+        with m.If(leaving):
+            m.d.sync += request.payload.data.eq(Cat(request.payload.data, combined)[_PART:])
+        # Bits are counted behind their way to the memory.
+        counted = Signal(_PART)
+        m.d.sync += [counted.eq(Mux(leaving, combined, 0)), self.active.eq(_bits_set(counted))]
+
+        # ---- words one after the other --------------------------------------------------------------------------
+        free, last_leaves = Signal(), Signal()
+        m.d.comb += free.eq(~last_leaves & (~request.valid | request.ready))
+        m.d.sync += last_leaves.eq(entering & (part == _PARTS - 1))
+        with m.If(last_leaves):
+            m.d.sync += request.valid.eq(1)
+        with m.Elif(request.valid & request.ready):
+            m.d.sync += [request.valid.eq(0), request.payload.data.eq(0),
+                         request.payload.address.eq(request.payload.address + 1)]
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += [rows_left.eq(settings.output_rows), column.eq(0), place.eq(0)]
+                    m.d.sync += [rows_left.eq(settings.output_rows), place.eq(0),
+                                 request.payload.address.eq(settings.target_base),
+                                 words_left.eq(settings.last_pixel[_COLUMN_BITS:])]
                     m.next = "FIRST"
             with m.State("FIRST"):
-                m.d.comb += mask.address.eq(settings.mask_base + Mux(settings.spread[0], 0, place))
-                m.next = "SECOND"
+                m.d.sync += mask.address.eq(settings.mask_base + Mux(settings.spread[0], 0, place))
+                with m.If(free):  # what was written last may be read now
+                    m.next = "SECOND"
             with m.State("SECOND"):
-                m.d.comb += mask.address.eq(settings.other_base + Mux(settings.spread[1], 0, place))
-                m.d.sync += first.eq(operand(0))
+                m.d.sync += mask.address.eq(settings.other_base + Mux(settings.spread[1], 0, place))
+                m.next = "TAKE_FIRST"
+            with m.State("TAKE_FIRST"):
+                m.d.sync += [first.eq(mask.data), shared[0].eq(mask.data[0])]
+                m.next = "TAKE_SECOND"
+            with m.State("TAKE_SECOND"):
+                m.d.sync += [second.eq(mask.data), shared[1].eq(mask.data[0])]
                 m.next = "COMBINE"
             with m.State("COMBINE"):
-                m.d.sync += request.payload.data.eq(combined)
-                m.next = "COUNT"
-            with m.State("COUNT"):
-                m.d.comb += self.active.eq(_bits_set(request.payload.data))
-                m.d.comb += request.valid.eq(1)
-                m.next = "WRITE"
-                with m.If(request.ready):
-                    self._step(m, place, column, rows_left, last_of_row)
-            with m.State("WRITE"):
-                m.d.comb += request.valid.eq(1)
-                with m.If(request.ready):
-                    self._step(m, place, column, rows_left, last_of_row)
-            m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+                m.d.comb += entering.eq(1)
+                with m.If(part == _PARTS - 1):
+                    m.d.sync += [place.eq(place + 1), words_left.eq(
+                        Mux(last_of_row, settings.last_pixel[_COLUMN_BITS:], words_left - 1))]
+                    m.next = "FIRST"
+                    with m.If(last_of_row):
+                        m.d.sync += rows_left.eq(rows_left - 1)
+                        with m.If(rows_left == 1):
+                            m.next = "IDLE"
+            m.d.comb += self.busy.eq(~fsm.ongoing("IDLE") | last_leaves | request.valid)
         return m
-
-    def _step(self, m: Module, place: Signal, column: Signal, rows_left: Signal, last_of_row: Signal) -> None:
-        """On to the next word."""
-        m.d.sync += [place.eq(place + 1), column.eq(Mux(last_of_row, 0, column + 1))]
-        m.next = "FIRST"
-        with m.If(last_of_row):
-            m.d.sync += rows_left.eq(rows_left - 1)
-            with m.If(rows_left == 1):
-                m.next = "IDLE"
 
 
 def _bits_set(word):

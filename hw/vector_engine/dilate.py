@@ -8,22 +8,33 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.ports import MaskWrite, MemoryRead
-from hw.vector_engine.settings import CORNER_BITS, Settings
+from hw.vector_engine.settings import Settings
 
 _COLUMN_BITS = (MASK_WORD_BITS - 1).bit_length()
 
+#: Bits of a row, which may lie before the first: of the input, behind its padding.
+_ROW_BITS = 18
+
+#: Bits of a byte's place in a row of the source's mask: 8 pixels each, from far left of the row to its end and padding.
+_BYTE_BITS = 15
+
 
 class Dilate(wiring.Component):
-    """For every word of the input's mask, for every tap: the word of the output's mask whose pixels read it there.
+    """For every word of the input's mask: the OR of all pixels of the output's mask that some tap reads there.
 
-    Tap kx of output pixel x' reads x = x' * stride - pad + kx * dilation. Bits x = 64 w .. 64 w + 63 of the input's
-    mask are therefore bits (x + pad - kx * dilation) / stride of the output's: two neighbouring words, shifted; with
-    a stride of 2 every second bit. A tap takes three cycles.
+    Tap (ky, kx) of output pixel (y', x') reads y = y' * stride - pad + ky * dilation, and so does x. Bits x = 64 w ..
+    64 w + 63 of the input's mask are therefore bits (x + pad - kx * dilation) / stride of the output's, of all rows
+    that some ky reads there. These rows are gathered first, a word at a time: their OR is one row of source bits,
+    spread by the stride. It passes through a window of 64 bits from its end to its begin, in steps of 8 bits or
+    of one; where the window stands as a tap sees it, it goes to the result.
+
+    Cycles: `sim.golden.masks.dilate` counts them.
 
     Members
     -------
     settings : Settings, stable while busy. start : a DILATE command begins.
-    mask, write : the mask memory. busy : from the cycle after `start` until the last word is written.
+    mask, write : the mask memory; the data written is zero while not busy.
+    busy : from the cycle after `start` until the last word is written.
     """
 
     def __init__(self, config: Config):
@@ -39,112 +50,161 @@ class Dilate(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         settings, request, mask = self.settings, self.write.request, self.mask
-        place = signed(CORNER_BITS)
+        wide_y, wide_x = settings.stride_y[1], settings.stride_x[1]  # strides of 2
+        last_target = settings.last_column[_COLUMN_BITS:]
+        words = Signal(17 - _COLUMN_BITS)  # of a source row
+        m.d.sync += words.eq(settings.last_pixel[_COLUMN_BITS:] + 1)
 
-        # ---- sizes in words --------------------------------------------------------------------------------------
-        last_source, last_target = Signal(16 - _COLUMN_BITS), Signal(16 - _COLUMN_BITS)
-        last_pixel, last_column = Signal(16), Signal(16)
-        row_end = Signal(MASK_WORD_BITS)  # the bits of a row's last word that are pixels
+        # ---- target rows and their words; the last source row that they need, and its place ------------------------
+        rows_left, word = Signal(16), Signal(16 - _COLUMN_BITS)
+        top_row, top_place = Signal(17), Signal(len(mask.address) + 1)
+        last_word = Signal()
+        m.d.comb += last_word.eq(word == last_target)
+
+        # ---- the row of source bits, a byte at a time from its end ------------------------------------------------
+        at, place = Signal(signed(_BYTE_BITS)), Signal(signed(_BYTE_BITS))
+        gathered = Signal(MASK_WORD_BITS)  # the word that `at` lies in, of all rows
+        there = Signal()  # it is complete
+        past, ends, inside = Signal(), Signal(), Signal()
+        source, spread = Signal(8), Signal(8)
+        half = Signal(4)
+        last_byte = settings.last_pixel[3:]
+        end = settings.last_pixel[:3]
+        row_end = Cat(Const(1, 1), (end >= i for i in range(1, 8)))
         m.d.comb += [
-            last_pixel.eq(settings.output_width - 1),
-            last_column.eq(settings.input_width - 1),
-            last_source.eq(last_pixel[_COLUMN_BITS:]),
-            last_target.eq(last_column[_COLUMN_BITS:]),
-            row_end.eq(Cat(Const(1, 1), (last_pixel[:_COLUMN_BITS] >= i for i in range(1, MASK_WORD_BITS)))),
+            place.eq(Mux(wide_x, at >> 1, at)),
+            past.eq(place > last_byte),
+            ends.eq(place == last_byte),
+            inside.eq(~place[-1] & ~past),
+            source.eq(gathered.word_select(place[:3], 8) & (row_end | (~ends).replicate(8))),
+            half.eq(Mux(at[0], source[4:], source[:4])),
+            spread.eq(Mux(wide_x, Cat(Cat(half[i], Const(0, 1)) for i in range(4)), source)),
         ]
 
-        # ---- where the walk is: target row and word, kernel row and column ---------------------------------------
-        y, word = Signal(16), Signal(16 - _COLUMN_BITS)
-        ky, kx = Signal(5), Signal(5)
-        row, column = Signal(place), Signal(place)  # y + pad - ky * dilation, and the same of the word's first x
-        gathered = Signal(MASK_WORD_BITS)
-        row_address = Signal.like(mask.address)
-        source_row, source_column = Signal(place), Signal(place)
-        row_there = Signal()
+        # ---- the window, and what comes next into it ---------------------------------------------------------------
+        window, result = Signal(MASK_WORD_BITS, reset_less=True), Signal(MASK_WORD_BITS)
+        byte, bits_left, loaded = Signal(8, reset_less=True), Signal(3), Signal()
+        steps, taps_left = Signal(9), Signal(5)
+        walk, tap, eight, one, load = Signal(), Signal(), Signal(), Signal(), Signal()
+        again = Signal()  # another tap follows
         m.d.comb += [
-            source_row.eq(Mux(settings.stride_y == 2, row >> 1, row)),
-            row_there.eq((row >= 0) & ~((settings.stride_y == 2) & row[0]) & (source_row < settings.output_rows)),
-            source_column.eq(Mux(settings.stride_x == 2, (column + 1) >> 1, column)),
+            again.eq(taps_left != 1),
+            tap.eq(walk & (steps == 0)),
+            eight.eq(walk & loaded & (steps[3:] != 0) & (bits_left == 7)),
+            one.eq(walk & loaded & ~eight & (~tap | again)),
+            load.eq(walk & (~loaded | eight | (one & (bits_left == 0)))),
         ]
-
-        # ---- two words of the source, and the 64 bits that begin in the first ------------------------------------
-        index, next_index = Signal(signed(CORNER_BITS)), Signal(signed(CORNER_BITS))
-        low = Signal(MASK_WORD_BITS)
-
-        def there(at) -> Signal:
-            return (at >= 0) & (at <= last_source)
-
-        def pixels(at):
-            """The word that arrives from index `at` of the row, without what lies past the row's end."""
-            return Mux(there(at), Mux(at == last_source, mask.data & row_end, mask.data), 0)
-
-        window = Signal(MASK_WORD_BITS)
-        spread = Signal(MASK_WORD_BITS)
-        both = Signal(2 * MASK_WORD_BITS)
-        m.d.comb += [
-            index.eq(source_column >> _COLUMN_BITS),
-            next_index.eq(index + 1),
-            both.eq(Cat(low, pixels(next_index))),
-            window.eq(both >> source_column[:_COLUMN_BITS]),
-            spread.eq(window),
-        ]
-        with m.If(settings.stride_x == 2):
-            m.d.comb += spread.eq(Cat(Cat(window[i] & ~column[0], window[i] & column[0])
-                                      for i in range(MASK_WORD_BITS // 2)))
-
-        def next_kernel_row():
-            with m.If(ky == settings.kernel_height - 1):
-                m.next = "WRITE"
+        with m.If(eight):
+            m.d.sync += [window.eq(Cat(byte, window)), steps.eq(steps - 8)]
+        with m.Elif(one):
+            m.d.sync += [window.eq(Cat(byte[7], window)), bits_left.eq(bits_left - 1)]
+            with m.If(tap):
+                m.d.sync += [taps_left.eq(taps_left - 1), steps.eq(settings.dilation_x - 1)]
             with m.Else():
-                m.d.sync += [ky.eq(ky + 1), row.eq(row - settings.dilation_y)]
-                m.next = "ROW"
+                m.d.sync += steps.eq(steps - 1)
+        fill = Signal()
+        m.d.comb += fill.eq(inside & ~there)
+        with m.If(load):
+            m.d.sync += [byte.eq(Mux(inside, spread, 0)), loaded.eq(~fill)]
+            with m.If(~fill):
+                m.d.sync += at.eq(at - 1)
+                with m.If((place[:3] == 0) & ~(wide_x & at[0])):
+                    m.d.sync += there.eq(0)
+        with m.Elif(one):
+            m.d.sync += byte.eq(byte << 1)
 
-        def begin_word(at_row, at_word):
-            m.d.sync += [ky.eq(0), gathered.eq(0), row.eq(at_row + settings.pad_top), word.eq(at_word), y.eq(at_row)]
-            m.next = "ROW"
+        # The word's bits past the row's end go in two steps: those of its last byte, then the bytes behind it. What
+        # the last tap saw goes with them.
+        trim, drop = Signal(), Signal()
+        target_end, target_byte = settings.last_column[:3], settings.last_column[3:_COLUMN_BITS]
+        kept_bits, kept_bytes = Signal(8), Signal(8)
+        m.d.comb += [
+            kept_bits.eq(Mux(trim, Cat(Const(1, 1), (target_end >= i for i in range(1, 8))), 0)),
+            kept_bytes.eq(Cat(Mux(trim, target_byte != i, ~drop | (target_byte >= i)) for i in range(8))),
+        ]
+        with m.If(trim):
+            m.d.sync += window.eq(0)
+        with m.If(tap | trim | drop):
+            m.d.sync += result.eq((result | window) & Cat(kept_bits | kept_bytes[i].replicate(8) for i in range(8)))
 
-        m.d.comb += mask.address.eq(row_address + index)
+        # ---- the rows of a source word ------------------------------------------------------------------------------
+        row, row_place = Signal(signed(_ROW_BITS)), Signal.like(top_place)
+        taps_above, rows_to_tap = Signal(5), Signal(8)
+        limit, row_there = Signal(17), Signal()
+        asked, arriving = Signal(), Signal()
+        m.d.comb += [
+            limit.eq(Mux(wide_y, settings.output_rows << 1, settings.output_rows)),
+            row_there.eq(~row[-1] & ~(wide_y & row[0]) & (row[:17] < limit)),
+        ]
+        m.d.sync += [asked.eq(0), arriving.eq(asked)]
+        m.d.sync += gathered.eq(gathered | (mask.data & arriving.replicate(MASK_WORD_BITS)))
+
+        m.d.comb += request.payload.data.eq(result)
         with m.FSM() as fsm:
             with m.State("IDLE"):
+                m.d.sync += [top_row.eq(0), top_place.eq(0), word.eq(0), rows_to_tap.eq(settings.pad_top),
+                             rows_left.eq(settings.input_height), request.payload.address.eq(settings.target_base)]
                 with m.If(self.start):
-                    m.d.sync += request.payload.address.eq(settings.target_base)
-                    begin_word(0, 0)
-            with m.State("ROW"):
+                    m.next = "PADDING"
+            with m.State("PADDING"):
+                m.d.sync += rows_to_tap.eq(rows_to_tap - 1)
+                with m.If(rows_to_tap == 0):
+                    m.next = "BEGIN"
+                with m.Else():
+                    m.d.sync += [top_row.eq(top_row + 1), top_place.eq(top_place + words)]
+            with m.State("BEGIN"):
+                # The byte behind the last that tap 0 sees.
+                pad = settings.pad_left[:8]
                 m.d.sync += [
-                    row_address.eq(settings.mask_base + source_row * (last_source + 1)),
-                    kx.eq(0),
-                    column.eq((word << _COLUMN_BITS) + settings.pad_left),
+                    at.eq(Cat(Const(7, 3), word) + ((pad + 7) >> 3)),
+                    steps.eq(Cat((-pad)[:3], Const(8, 4))),
+                    taps_left.eq(settings.kernel_width), bits_left.eq(7), loaded.eq(0), there.eq(0),
                 ]
-                with m.If(row_there):
-                    m.next = "LOW"
+                m.next = "WALK"
+            with m.State("WALK"):
+                m.d.comb += walk.eq(1)
+                m.d.sync += [row.eq(top_row), row_place.eq(top_place), taps_above.eq(settings.kernel_height),
+                             rows_to_tap.eq(0)]
+                with m.If(tap & ~again):
+                    m.next = "WRITE"
+                    with m.If(last_word):
+                        m.next = "TRIM"
+                with m.Elif(load & fill):
+                    m.d.sync += gathered.eq(0)
+                    m.next = "ROWS"
+            with m.State("ROWS"):
+                m.d.sync += [
+                    row.eq(row - 1), row_place.eq(row_place - words),
+                    mask.address.eq(settings.mask_base + place[3:]
+                                    + Mux(wide_y, row_place[1:], row_place[: len(mask.address)])),
+                ]
+                with m.If(rows_to_tap == 0):
+                    m.d.sync += [asked.eq(row_there), rows_to_tap.eq(settings.dilation_y - 1),
+                                 taps_above.eq(taps_above - 1)]
+                    with m.If(taps_above == 1):
+                        m.next = "ARRIVE"
                 with m.Else():
-                    next_kernel_row()
-            with m.State("LOW"):
-                m.next = "HIGH"
-            with m.State("HIGH"):
-                m.d.comb += mask.address.eq(row_address + next_index)
-                m.d.sync += low.eq(pixels(index))
-                m.next = "USE"
-            with m.State("USE"):
-                m.d.sync += [gathered.eq(gathered | spread), kx.eq(kx + 1), column.eq(column - settings.dilation_x)]
-                with m.If(kx == settings.kernel_width - 1):
-                    next_kernel_row()
-                with m.Else():
-                    m.next = "LOW"
+                    m.d.sync += rows_to_tap.eq(rows_to_tap - 1)
+            with m.State("ARRIVE"):
+                with m.If(~asked):
+                    m.d.sync += there.eq(1)
+                    m.next = "WALK"
+            with m.State("TRIM"):
+                m.d.comb += trim.eq(1)
+                m.next = "DROP"
+            with m.State("DROP"):
+                m.d.comb += drop.eq(1)
+                m.next = "WRITE"
             with m.State("WRITE"):
                 m.d.comb += request.valid.eq(1)
                 with m.If(request.ready):
-                    m.d.sync += request.payload.address.eq(request.payload.address + 1)
-                    with m.If(word != last_target):
-                        begin_word(y, word + 1)
-                    with m.Elif(y != settings.input_height - 1):
-                        begin_word(y + 1, 0)
-                    with m.Else():
-                        m.next = "IDLE"
+                    m.d.sync += [request.payload.address.eq(request.payload.address + 1), result.eq(0),
+                                 word.eq(word + 1)]
+                    m.next = "BEGIN"
+                    with m.If(last_word):
+                        m.d.sync += [word.eq(0), rows_left.eq(rows_left - 1), top_row.eq(top_row + 1),
+                                     top_place.eq(top_place + words)]
+                        with m.If(rows_left == 1):
+                            m.next = "IDLE"
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
-        valid_bits = Signal(MASK_WORD_BITS)
-        m.d.comb += [
-            valid_bits.eq(Cat(Const(1, 1), (last_column[:_COLUMN_BITS] >= i for i in range(1, MASK_WORD_BITS)))),
-            request.payload.data.eq(Mux(word == last_target, gathered & valid_bits, gathered)),
-        ]
         return m

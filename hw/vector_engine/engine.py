@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
 from hw.activation_table import TABLE_WORDS, WORD_BYTES
@@ -12,14 +12,14 @@ from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, EnginePort, MaskWrite, MemoryRead, ReadPort, WritePort
 from hw.vector_engine.combine import Combine
+from hw.vector_engine.command_decoder import CommandDecoder
 from hw.vector_engine.decide import Decide
 from hw.vector_engine.depthwise_mac import DepthwiseMac
 from hw.vector_engine.depthwise_walk import DepthwiseWalk, LineTag
 from hw.vector_engine.dilate import Dilate
 from hw.vector_engine.pixel_generator import PixelGenerator
 from hw.vector_engine.post_process import PostProcess
-from hw.vector_engine.reduce import Reduce
-from hw.vector_engine.settings import Settings, decode, window_area
+from hw.vector_engine.reduce import Reduce, Reduced
 from hw.vector_engine.tap_walk import TapTag, TapWalk
 from hw.vector_engine.window_generator import WindowGenerator
 from hw.vector_engine.word_reader import WordReader
@@ -39,7 +39,7 @@ class VectorEngine(wiring.Component):
     read_a, read_b : operands; only ADD uses read_b. write : results. All feature memory words of L int8.
     decisions : writes to the mask memory.
     mask, weights, parameters : the private memories, data in the cycle after the address.
-    progress : something moved in this cycle: a word was read or written, or a mask word passed.
+    progress : something moved two cycles ago: a word was read or written, or a mask word passed.
     """
 
     def __init__(self, config: Config):
@@ -72,62 +72,47 @@ class VectorEngine(wiring.Component):
         m.submodules.combine = combine = Combine(config)
         m.submodules.post_process = post_process = PostProcess(config)
 
+        m.submodules.decoder = decoder = CommandDecoder(config)
+
         connect(m, pixels.item, windows.item)
         connect(m, reader.read_a, flipped(self.read_a))
         connect(m, reader.read_b, flipped(self.read_b))
         connect(m, post_process.parameters, flipped(self.parameters))
         connect(m, post_process.write, flipped(self.write))
 
-        # ---- the command ---------------------------------------------------------------------------------------
-        command = self.engine.command
-        settings = Signal(Settings(config), reset_less=True)
-        decoded, bad_field = decode(m, config, command.payload)
-        bad = Signal()
-        area = window_area(m, decoded.kernel_height, decoded.kernel_width)
-        busy = Signal()
+        # ---- from step to step -------------------------------------------------------------------------------------
+        settings = decoder.settings
+        depthwise, deciding = settings.depthwise, settings.decide
         # Two ways from windows to reduced words: taps one by one, or lines of depthwise taps.
-        with m.If(settings.depthwise):
-            _route(m, windows.window, depthwise_walk.window)
-            _route(m, depthwise_walk.fetch, reader.fetch)
-            _route(m, reader.words, depthwise_mac.words)
-            _route(m, depthwise_mac.result, post_process.result)
-        with m.Else():
-            _route(m, windows.window, taps.window)
-            _route(m, taps.fetch, reader.fetch)
-            _route(m, reader.words, reduce.words)
-            with m.If(settings.decide):
-                _route(m, reduce.result, decide.result)
-            with m.Else():
-                _route(m, reduce.result, post_process.result)
-        with m.If(settings.dilate):
-            _route(m, dilate.write.request, self.decisions.request)
-        with m.Elif(settings.combine):
-            _route(m, combine.write.request, self.decisions.request)
-        with m.Else():
-            _route(m, decide.write.request, self.decisions.request)
+        _split(m, windows.window, depthwise, depthwise_walk.window, taps.window)
+        _join(m, depthwise, depthwise_walk.fetch, taps.fetch, reader.fetch)
+        _split(m, reader.words, depthwise, depthwise_mac.words, reduce.words)
+        results = stream.Signature(Reduced(config)).create()
+        _split(m, reduce.result, deciding, decide.result, results)
+        _join(m, depthwise, depthwise_mac.result, results, post_process.result, shared=("b", "divisor"))
+        # Who does not write a mask has zeros as data.
+        decision = self.decisions.request
+        writers = {decide.write.request: ~(settings.dilate | settings.combine), dilate.write.request: settings.dilate,
+                   combine.write.request: settings.combine}
         m.d.comb += [
+            decision.valid.eq(Cat(writer.valid & chosen for writer, chosen in writers.items()).any()),
+            decision.payload.address.eq(
+                Mux(settings.dilate, dilate.write.request.payload.address,
+                    Mux(settings.combine, combine.write.request.payload.address,
+                        decide.write.request.payload.address))),
+            decision.payload.data.eq(decide.write.request.payload.data | dilate.write.request.payload.data
+                                     | combine.write.request.payload.data),
+            *(writer.ready.eq(decision.ready & chosen) for writer, chosen in writers.items()),
             self.mask.address.eq(Mux(settings.dilate, dilate.mask.address,
                                      Mux(settings.combine, combine.mask.address, pixels.mask.address))),
-            pixels.mask.data.eq(self.mask.data),
-            dilate.mask.data.eq(self.mask.data),
-            combine.mask.data.eq(self.mask.data),
-            combine.settings.eq(settings),
-            decide.settings.eq(settings),
-            decide.start.eq(pixels.start),
-            dilate.settings.eq(settings),
-            pixels.settings.eq(settings),
-            windows.settings.eq(settings),
-            windows.start.eq(pixels.start),
-            taps.settings.eq(settings),
-            depthwise_walk.settings.eq(settings),
-            depthwise_mac.settings.eq(settings),
-            depthwise_mac.start.eq(pixels.start),
-            post_process.start.eq(pixels.start),
-            reduce.maximum.eq(settings.maximum),
-            post_process.settings.eq(settings),
-            busy.eq(Cat(pixels.busy, windows.busy, taps.busy, depthwise_walk.busy, reader.busy, reduce.busy,
-                        depthwise_mac.busy, post_process.busy, decide.busy, dilate.busy, combine.busy).any()),
         ]
+        for step in (pixels, dilate, combine):
+            m.d.comb += step.mask.data.eq(self.mask.data)
+        for step in (pixels, windows, taps, depthwise_walk, depthwise_mac, decide, dilate, combine, post_process):
+            m.d.comb += step.settings.eq(settings)
+        for step in (windows, depthwise_walk, depthwise_mac, decide, post_process):
+            m.d.comb += step.start.eq(pixels.start)
+        m.d.comb += [reader.absent.eq(settings.input_zero_point), reduce.maximum.eq(settings.maximum)]
         loading, table_there = Signal(), Signal()
         self._load_table(m, settings, loading, table_there, post_process)
         m.d.comb += [
@@ -135,30 +120,50 @@ class VectorEngine(wiring.Component):
             self.weights.address.eq(Mux(loading, settings.table_base + self._table_entry,
                                         depthwise_mac.weights.address)),
         ]
-        failed = Signal()
+
+        # ---- the command ---------------------------------------------------------------------------------------
+        command = self.engine.command
+        started, working = Signal(), Signal()
+        empty_window, failed = Signal(), Signal()
+        m.d.comb += [decoder.payload.eq(command.payload), started.eq(pixels.start | dilate.start | combine.start)]
+        m.d.sync += [
+            working.eq(started | Cat(step.busy for step in (
+                pixels, windows, taps, depthwise_walk, reader, reduce, depthwise_mac, post_process, decide, dilate,
+                combine)).any()),
+            empty_window.eq(windows.empty_window),
+        ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [settings.eq(decoded), bad.eq(bad_field)]
                 with m.If(command.valid):
                     m.next = "DECODE"
-            with m.State("DECODE"):  # the product of the kernel's sides takes a cycle longer
-                m.next = "CHECK"
+            with m.State("DECODE"):
+                m.d.comb += decoder.begin.eq(1)
+                m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                with m.If(decoder.done):
+                    m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If(bad | ((area > config.pool_area) & ~settings.depthwise & ~settings.dilate)):
+                with m.If(decoder.bad):
                     m.next = "FAILED"
                 with m.Elif(settings.table & ~table_there):
-                    m.d.comb += loading.eq(1)
-                with m.Elif(settings.dilate | settings.combine):
-                    m.d.comb += [dilate.start.eq(settings.dilate), combine.start.eq(settings.combine)]
-                    m.next = "RUN"
+                    m.next = "TABLE"
                 with m.Else():
-                    m.d.comb += pixels.start.eq(1)
-                    m.next = "RUN"
+                    m.next = "START"
+            with m.State("TABLE"):
+                m.d.comb += loading.eq(1)
+                with m.If(table_there):
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += [dilate.start.eq(settings.dilate), combine.start.eq(settings.combine),
+                             pixels.start.eq(~settings.dilate & ~settings.combine)]
+                m.next = "RUN"
             with m.State("RUN"):
-                with m.If(windows.empty_window):
+                with m.If(empty_window):
                     m.next = "FAILED"
-                with m.Elif(~busy):
-                    m.next = "COMPLETE"
+                with m.Elif(~working):
+                    m.next = "COUNTED"
+            with m.State("COUNTED"):
+                m.next = "COMPLETE"
             with m.State("COMPLETE"):
                 m.d.comb += command.ready.eq(1)
                 m.next = "IDLE"
@@ -171,29 +176,19 @@ class VectorEngine(wiring.Component):
         # ---- counters --------------------------------------------------------------------------------------------
         def accepted(request) -> Signal:
             moved = Signal()
-            m.d.comb += moved.eq(request.valid & request.ready)
+            m.d.sync += moved.eq(request.valid & request.ready)
             return moved
 
-        counters = Signal(self.engine.counters.shape())
         active = Signal.like(combine.active)
-        with m.If(settings.combine):
-            m.d.comb += active.eq(combine.active)
-        with m.Else():
-            m.d.comb += active.eq(Mux(settings.decide, decide.active, windows.active))
+        m.d.sync += active.eq(Mux(settings.combine, combine.active, Mux(deciding, decide.active, windows.active)))
         read_a, read_b = accepted(self.read_a.request), accepted(self.read_b.request)
         written = accepted(self.write.request)
-        with m.If(pixels.start | dilate.start | combine.start):
-            m.d.sync += counters.as_value().eq(0)
-        with m.Else():
-            m.d.sync += [
-                counters.active_pixels.eq(counters.active_pixels + active),
-                counters.words_read.eq(counters.words_read + (read_a + read_b)),
-                counters.words_written.eq(counters.words_written + written),
-            ]
-        m.d.comb += [
-            self.engine.counters.eq(counters),
-            self.progress.eq(read_a | read_b | written | pixels.moved | dilate.busy | combine.busy),
-        ]
+        m.d.comb += self.engine.counters.eq(Cat(
+            _count(m, "active_pixels", active, started),
+            _count(m, "words_read", read_a + read_b, started),
+            _count(m, "words_written", written, started),
+        ))
+        m.d.sync += self.progress.eq(read_a | read_b | written | pixels.moved | dilate.busy | combine.busy)
         return m
 
     def _load_table(self, m: Module, settings, loading: Signal, there: Signal, post_process: PostProcess) -> None:
@@ -213,6 +208,35 @@ class VectorEngine(wiring.Component):
         m.d.comb += there.eq((at == TABLE_WORDS) & ~arriving)
 
 
-def _route(m: Module, source, target) -> None:
-    """Connect two streams, under the condition that holds."""
-    m.d.comb += [target.valid.eq(source.valid), target.payload.eq(source.payload), source.ready.eq(target.ready)]
+def _split(m: Module, source, condition: Value, target, otherwise) -> None:
+    """Connect a stream to one of two others: their payload is the same."""
+    m.d.comb += [
+        target.valid.eq(source.valid & condition),
+        otherwise.valid.eq(source.valid & ~condition),
+        target.payload.eq(source.payload),
+        otherwise.payload.eq(source.payload),
+        source.ready.eq(Mux(condition, target.ready, otherwise.ready)),
+    ]
+
+
+def _join(m: Module, condition: Value, source, otherwise, target, shared: tuple[str, ...] = ()) -> None:
+    """Connect one of two streams to another; `shared` parts of the payload only come from `otherwise`."""
+    m.d.comb += [
+        target.valid.eq(Mux(condition, source.valid, otherwise.valid)),
+        source.ready.eq(target.ready & condition),
+        otherwise.ready.eq(target.ready & ~condition),
+    ]
+    for name in target.payload.shape().members:
+        first, second = source.payload[name], otherwise.payload[name]
+        m.d.comb += target.payload[name].eq(second if name in shared else Mux(condition, first, second))
+
+
+def _count(m: Module, name: str, amount: Value, clear: Value) -> Value:
+    """A counter of 32 bits, a part at a time: the upper part is right a cycle after the lower one."""
+    low, high = Signal(8, name=f"{name}_low"), Signal(24, name=f"{name}_high")
+    carry, total = Signal(name=f"{name}_carry"), Signal(9, name=f"{name}_total")
+    m.d.comb += total.eq(low + amount)
+    m.d.sync += [low.eq(total), carry.eq(total[8]), high.eq(high + carry)]
+    with m.If(clear):
+        m.d.sync += [low.eq(0), carry.eq(0), high.eq(0)]
+    return Cat(low, high)

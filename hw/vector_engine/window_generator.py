@@ -95,16 +95,17 @@ class WindowGenerator(wiring.Component):
             index.append(step(index[-1], name=f"index_{i}"))
 
         # 1: position of the window in the padded input.
-        position = step(index[0] * Mux(is_row[0], settings.stride_y, settings.stride_x), name="position")
+        stride = Mux(settings.windowless, 1, Mux(is_row[0], settings.stride_y, settings.stride_x))
+        position = step(index[0] * stride, name="position")
         # 2: its corners in the input, which may lie outside.
-        corner = signed(CORNER_BITS)
-        assert len(position) + 2 == CORNER_BITS
-        pad = Mux(is_row[1], settings.pad_top, settings.pad_left)
-        kernel = Mux(is_row[1], settings.kernel_height, settings.kernel_width)
+        corner = signed(len(position) + 2)
+        pad = Mux(settings.windowless, 0, Mux(is_row[1], settings.pad_top, settings.pad_left))
+        kernel = Mux(settings.windowless, 1, Mux(is_row[1], settings.kernel_height, settings.kernel_width))
         first = step(position - pad, corner, name="first")
         end = step(position + (kernel - pad), corner, name="end")
         # 3: the part inside.
-        size = Mux(is_row[2], settings.input_height, settings.input_width)
+        size = Mux(settings.windowless, 1 << POSITION_BITS,
+                   Mux(is_row[2], settings.input_height, settings.input_width))
         clipped_first = Mux(first < 0, 0, first)
         taps = step(Mux(end > size, size, end) - clipped_first, unsigned(8), name="taps")
         # Addresses are modulo the memory: the low bits of a negative corner do.
@@ -122,8 +123,8 @@ class WindowGenerator(wiring.Component):
                 window.valid.eq(valid[4] & ~is_row[4]),
                 window.payload.rows.eq(rows),
                 window.payload.columns.eq(taps),
-                window.payload.row.eq(row_place),
-                window.payload.column.eq(place),
+                window.payload.row.eq(_cut(row_place)),
+                window.payload.column.eq(_cut(place)),
                 window.payload.new_row.eq(new_row),
                 window.payload.parity.eq(passes[4][0]),
                 window.payload.first_pass.eq(passes[4][1]),
@@ -158,3 +159,9 @@ class WindowGenerator(wiring.Component):
         now = Signal(16)
         m.d.comb += now.eq(block + changed)
         return now
+
+
+def _cut(corner: Value) -> Value:
+    """A corner in CORNER_BITS: far behind any input it stays there."""
+    far = corner[CORNER_BITS - 2 :].any()
+    return Cat(corner[: CORNER_BITS - 2], far, corner[-1]).as_signed()

@@ -87,8 +87,48 @@ def dilate(values: Mapping[str, int], memory: OnChip, config: Config) -> tuple[d
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
             bits[y[inside], x[inside]] = True
     _write(memory, target_words(Opcode.DILATE, values, config), bits)
-    place = np.arange(height)[:, None] + values["pad_top"] - np.arange(values["kernel_height"]) * values["dilation_y"]
-    source, rest = np.divmod(place, values["stride_y"])
-    taken = int(((rest == 0) & (source >= 0) & (source < rows)).sum())
-    steps = mask_row_words(width) * (height * (values["kernel_height"] + 1) + taken * 3 * values["kernel_width"])
-    return {"active_pixels": 0, "words_read": 0, "words_written": 0}, steps
+    return {"active_pixels": 0, "words_read": 0, "words_written": 0}, dilate_steps(values)
+
+
+def dilate_steps(values: Mapping[str, int]) -> int:
+    """Cycles of the steps of a DILATE command: see `hw.vector_engine.dilate`."""
+    height, row_words = values["input_height"], mask_row_words(values["input_width"])
+    walked = [_walk(values, word) for word in range(row_words)]
+    last_place = np.arange(height) + values["pad_top"] - (values["kernel_height"] - 1) * values["dilation_y"]
+    source, rest = np.divmod(last_place, values["stride_y"])
+    late = int(((rest == 0) & (source >= 0) & (source < values["output_rows"])).sum())  # their last row is waited for
+    fills = sum(fill for _, fill in walked)
+    fill_steps = (values["kernel_height"] - 1) * values["dilation_y"] + 2
+    # A word is begun, walked and written; the last one of a row is trimmed, in two steps.
+    steps = height * (sum(steps for steps, _ in walked) + 2 * row_words + 2 + fills * fill_steps) + late * fills
+    return values["pad_top"] + 1 + steps
+
+
+def _walk(values: Mapping[str, int], word: int) -> tuple[int, int]:
+    """Steps of the window over a row of source bits, for one word of the target; source words gathered for it."""
+    wide = values["stride_x"] == 2
+    last_byte = (values["output_width"] - 1) // 8
+    at = 8 * word + 7 + (values["pad_left"] + 7) // 8
+    left, bits_left, taps = MASK_WORD_BITS + -values["pad_left"] % 8, 8, values["kernel_width"]
+    steps, fills = 0, 0
+    loaded = there = False
+    while True:
+        steps += 1
+        load = not loaded
+        if left == 0 and taps == 1:
+            return steps, fills
+        if loaded and left >= 8 and bits_left == 8:
+            left -= 8
+            load = True
+        elif loaded:
+            load = bits_left == 1
+            bits_left = (bits_left - 2) % 8 + 1
+            left, taps = (values["dilation_x"] - 1, taps - 1) if left == 0 else (left - 1, taps)
+        if load:
+            place = at // 2 if wide else at
+            loaded = there or not 0 <= place <= last_byte
+            if not loaded:
+                there, fills = True, fills + 1
+            else:
+                there &= not (place % 8 == 0 and (not wide or at % 2 == 0))
+                at -= 1

@@ -258,7 +258,7 @@ def test_mask_without_active_pixels_costs_a_cycle_per_word(opcode):
     async def testbench(ctx):
         done = await bench.execute(ctx, opcode, fields)
         assert done == {"active_pixels": 0, "words_read": 0, "words_written": 0, "cycles": done["cycles"], "error": 0}
-        assert done["cycles"] <= 40 + 8
+        assert done["cycles"] <= 40 + 16
         assert (bench.memory == before).all()
 
     bench.run(testbench)
