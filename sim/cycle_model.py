@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hw.contract.commands import Flag, Opcode, Space, transfer_beats
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
-from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
+from hw.contract.weight_format import BlockHeader, MapCode, TableKind, TileOrder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +280,10 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
     The decoder makes a step of all ways per cycle, and is behind a queue.
     """
     order = TileOrder.of_command(values, config.lanes)
-    decoder = decoding(order, header or BlockHeader(config.weight_ways, TableKind.GENERAL, maps is not None), maps)
+    if header is None:
+        coded = MapCode.STORED if maps is None else MapCode.PREFIX
+        header = BlockHeader(config.weight_ways, TableKind.GENERAL, coded)
+    decoder = decoding(order, header, config, maps)
     return COSTS.load + COSTS.read_latency + max(transfer_beats(values), decoder)
 
 
