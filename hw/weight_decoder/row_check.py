@@ -46,7 +46,7 @@ class RowCheck(wiring.Component):
             "head": In(UNIT_BITS),
             "busy": Out(1),
             "drop": In(1),
-            "drop_log": In(range(width.bit_length())),
+            "drop_log": In(range(max(2, width.bit_length()))),
             "digits": Out(CHECK_BITS),
         })
 

@@ -52,7 +52,7 @@ class UnitWindow(wiring.Component):
         # ---- the second beat, as it comes; units behind the block's last one are zeros -------------------------------
         left = Signal(COUNT_BITS + 1)  # units to come, and those that are skipped
         settling = Signal()
-        last, ended = Signal(), Signal()  # the beat that comes is the last one; it has come
+        last, ended = Signal(), Signal(init=1)  # the beat that comes is the last one; it has come
         second = Signal(data.ArrayLayout(UNIT_BITS, beat_units))
         second_valid = Signal()
         second_units = Signal(range(beat_units + 1))  # of the block
