@@ -160,6 +160,12 @@ class Config:
         return 2 * self.weights_per_cycle
 
     @property
+    def table_entries(self) -> int:
+        """Entries of a symbol table that the weight decoder writes in a cycle: two, for two block RAMs in each way,
+        where it decodes fast beside building the table."""
+        return 2 if self.weights_per_cycle > 4 else 1
+
+    @property
     def hash(self) -> int:
         """32-bit hash of every size and of FORMAT_VERSION: what an image was built for."""
         fields = dataclasses.asdict(self)

@@ -43,12 +43,6 @@ def beat_units(config: Config) -> int:
     return 2 * BEAT_UNITS if config.weights_per_cycle > BEAT_UNITS else BEAT_UNITS
 
 
-def table_entries(config: Config) -> int:
-    """Entries of the symbol tables that are written in a cycle: two, and two block RAMs for each way, where decoding
-    is fast beside building the table."""
-    return 2 if config.weights_per_cycle > BEAT_UNITS else 1
-
-
 class WeightDecoder(wiring.Component):
     """Decodes a step of half of the states per cycle, while units come.
 
@@ -77,7 +71,7 @@ class WeightDecoder(wiring.Component):
         m = Module()
         lanes, count = self.config.lanes, self.ways
         block = self.block.payload
-        entries = table_entries(self.config)
+        entries = self.config.table_entries
         m.submodules.dealer = dealer = UnitDealer(count, beat_units(self.config))
         m.submodules.builder = builder = TableBuilder(entries)
         m.submodules.walker = walker = TileWalker(self.config)

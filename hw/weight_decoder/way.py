@@ -172,7 +172,8 @@ class Way(wiring.Component):
             scaled.eq(x[:STATE_BITS] | mixed_in),
             following.eq(Mux(enough, scaled, Cat(one_more, scaled[:-1])) | other),
             read.addr.eq(following[self.entries - 1 : FREQUENCY_BITS]),
-            read.en.eq(self.go & ~write.en.any()),  # the table is complete before it is read; synthesis sees it from this
+            # The table is complete before it is read: synthesis sees from this that no cycle does both.
+            read.en.eq(self.go & ~write.en.any()),
         ]
 
         used = Signal(range(2 * UNIT_BITS))
