@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from hw.contract.commands import Flag, Opcode, Space, transfer_beats
 from hw.contract.config import Config
 from hw.contract.layouts import DEPTHWISE_KEPT_LINES, DEPTHWISE_TAPS, depthwise_lines, mask_row_words
-from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
+from hw.contract.weight_format import BlockHeader, MapCode, TableKind, TileOrder
+from hw.contract.weight_tables import FREQUENCIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Costs:
     combine_word: int = 9  #: a word of a COMBINE command
     load: int = 6  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
-    block: int = 16  #: a block of compressed weights, but table and steps
-    table: int = 292  #: the symbol table of a block
+    block: int = 36  #: a block of compressed weights, but table and steps
+    table: int = 28  #: the symbol table of a block, but its entries
+    row_map: int = 5  #: a row map in a block
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
     store: int = 17  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
@@ -294,26 +296,40 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
 
     maps : their row maps; None: all rows stored. header : of the block; None: all ways, and a table.
 
-    The decoder makes a step of all ways per cycle, and is behind a queue.
+    The decoder makes a step of half of the states per cycle, and is behind a queue.
     """
     order = TileOrder.of_command(values, config.lanes)
-    decoder = decoding(order, header or BlockHeader(config.weight_ways, TableKind.GENERAL, maps is not None), maps)
+    if header is None:
+        coded = MapCode.STORED if maps is None else MapCode.PREFIX
+        header = BlockHeader(config.weight_ways, TableKind.GENERAL, coded)
+    decoder = decoding(order, header, config, maps)
     return COSTS.load + COSTS.read_latency + max(transfer_beats(values), decoder)
 
 
-def decoding(order: TileOrder, header: BlockHeader, maps: Sequence[int] | None) -> int:
+def decoding(order: TileOrder, header: BlockHeader, config: Config, maps: Sequence[int] | None) -> int:
     """Cycles of the weight decoder for a block; maps : row maps of the tiles; None: all rows are stored."""
-    ways = header.ways
+    parts = config.lanes // config.weights_per_cycle
+
+    def row(outputs: int) -> int:
+        """Steps, and cycles for the parts of the row that do not exist; then the other half of the states goes on."""
+        steps = -(-outputs // header.width) * (2 if header.ways == 1 else 1)
+        empty = parts - -(-outputs // config.weights_per_cycle)
+        return steps + empty + empty % 2
+
     if maps is None:
         rows = order.taps * ((order.input_blocks - 1) * order.lanes + order.last_rows)
-        steps = rows * ((order.output_blocks - 1) * -(-order.lanes // ways) + -(-order.last_outputs // ways))
+        steps = rows * ((order.output_blocks - 1) * row(order.lanes) + row(order.last_outputs))
     else:
-        tiles = list(order)
         stored = [row_map.bit_count() for row_map in maps]
-        steps = sum(rows * -(-tile.outputs // ways) for rows, tile in zip(stored, tiles, strict=True))
-        if header.maps:
-            steps += sum(-(-tile.rows // ways) + 1 for tile in tiles) + stored.count(0)
-    return COSTS.block + (0 if header.table is TableKind.PREVIOUS else COSTS.table) + steps
+        steps = sum(rows * row(tile.outputs) for rows, tile in zip(stored, order, strict=True))
+        if header.maps is not MapCode.STORED:
+            steps += COSTS.row_map * len(stored)
+    return COSTS.block + (0 if header.table is TableKind.PREVIOUS else table(config)) + steps
+
+
+def table(config: Config) -> int:
+    """Cycles in which the weight decoder builds a symbol table."""
+    return COSTS.table + FREQUENCIES // config.table_entries
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5,

@@ -30,9 +30,9 @@ _CYCLES = 640
 
 
 def _tiles(config: Config, spread: float) -> tuple[Tiles, TileOrder]:
-    """Dense tiles, `_CYCLES` times as many weights as there are ways."""
+    """Dense tiles, `_CYCLES` times as many weights as are decoded in a cycle."""
     lanes = config.lanes
-    order = TileOrder(lanes, 1, 1, 1, -(-_CYCLES * config.weight_ways // lanes**2), lanes, lanes)
+    order = TileOrder(lanes, 1, 1, 1, -(-_CYCLES * config.weights_per_cycle // lanes**2), lanes, lanes)
     values = np.random.default_rng(SEED).normal(0, spread, (order.tiles, lanes, lanes))
     weights = np.clip(np.rint(values), -127, 127).astype(np.int8)
     weights[weights == 0] = 1  # every row is stored
@@ -62,10 +62,8 @@ def _cycles(config: Config, blocks: list[bytes], order: TileOrder, every: int, w
                 cycle += 1
 
     async def collect(ctx) -> None:
-        ctx.set(decoder.words.ready, 1)
-        ctx.set(decoder.entries.ready, 1)
         while True:
-            *_, valid, payload = await ctx.tick().sample(decoder.words.valid, decoder.words.payload)
+            *_, valid, payload = await ctx.tick().sample(decoder.word_valid, decoder.word)
             if valid:
                 words.extend(int(payload).to_bytes(config.weight_word_bytes, "little"))
 

@@ -51,6 +51,7 @@ class Config:
     burst_beats : longest burst, a power of two up to 256 beats; bursts end at multiples of it.
     reads_outstanding : read bursts under way at once.
     command_queue : commands that wait in front of each engine. Power of two.
+    weights_per_cycle : compressed weights that the decoder makes in a cycle at best. Power of two, at most `lanes`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Config:
     burst_beats: int = 32
     reads_outstanding: int = 4
     command_queue: int = 4
+    weights_per_cycle: int = 4
 
     def __post_init__(self) -> None:
         def require(condition: bool, field: str, limit: str) -> None:
@@ -88,6 +90,8 @@ class Config:
         require(2 <= self.pixels_per_row <= 32, "pixels_per_row", "2 to 32")
         require(self.requantise_lanes <= self.lanes, "requantise_lanes", f"at most lanes ({self.lanes})")
         require(self.depthwise_lanes <= self.lanes, "depthwise_lanes", f"at most lanes ({self.lanes})")
+        require(_power_of_two(self.weights_per_cycle) and self.weights_per_cycle <= self.lanes, "weights_per_cycle",
+                f"a power of two, at most lanes ({self.lanes})")
         require(self.fetch_ports in (1, 2) and self.fetch_ports <= self.rows, "fetch_ports",
                 "1 or 2, and at most rows")
         require(self.feature_banks in (2, 4), "feature_banks", "2 or 4")
@@ -161,8 +165,14 @@ class Config:
 
     @property
     def weight_ways(self) -> int:
-        """Ways of the weight decoder: compressed weights that it decodes per cycle at best."""
-        return min(self.lanes, 2 * self.rows)
+        """Most states of a compressed block: two for each weight that the decoder makes in a cycle."""
+        return 2 * self.weights_per_cycle
+
+    @property
+    def table_entries(self) -> int:
+        """Entries of a symbol table that the weight decoder writes in a cycle: two, for two block RAMs in each way,
+        where it decodes fast beside building the table."""
+        return 2 if self.weights_per_cycle > 4 else 1
 
     @property
     def hash(self) -> int:
@@ -180,19 +190,19 @@ PRESETS: dict[str, Config] = {
     for config in (
         Config("nano", rows=1, lanes=4, pixels_per_row=8, requantise_lanes=1, depthwise_lanes=1, fetch_ports=1,
                feature_bytes=32 * _KIB, feature_banks=4, weight_bytes=4 * _KIB, weight_maps=512,
-               parameter_channels=128, mask_words=128, pool_area=256),
+               parameter_channels=128, mask_words=128, pool_area=256, weights_per_cycle=1),
         Config("small", rows=2, lanes=8, pixels_per_row=8, requantise_lanes=2, depthwise_lanes=4, fetch_ports=2,
                feature_bytes=64 * _KIB, feature_banks=4, weight_bytes=16 * _KIB, weight_maps=512,
-               parameter_channels=256, mask_words=256),
+               parameter_channels=256, mask_words=256, weights_per_cycle=2),
         Config("medium", rows=4, lanes=16, pixels_per_row=8, requantise_lanes=4, depthwise_lanes=8, fetch_ports=2,
                feature_bytes=128 * _KIB, feature_banks=4, weight_bytes=64 * _KIB, weight_maps=1024,
-               parameter_channels=1024, mask_words=512),
+               parameter_channels=1024, mask_words=512, weights_per_cycle=4),
         Config("large", rows=8, lanes=16, pixels_per_row=8, requantise_lanes=8, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=256 * _KIB, feature_banks=4, weight_bytes=128 * _KIB, weight_maps=2048,
-               parameter_channels=1024, mask_words=1024),
+               parameter_channels=1024, mask_words=1024, weights_per_cycle=16),
         Config("xlarge", rows=16, lanes=16, pixels_per_row=8, requantise_lanes=16, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=512 * _KIB, feature_banks=4, weight_bytes=256 * _KIB, weight_maps=4096,
-               parameter_channels=2048, mask_words=2048),
+               parameter_channels=2048, mask_words=2048, weights_per_cycle=16),
     )
 }
 

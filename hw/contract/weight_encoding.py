@@ -7,25 +7,29 @@ from collections.abc import Iterator, Sequence
 
 from hw.contract.weight_format import (
     CHECK_BITS,
-    MAPS_CODED,
+    CHECK_DIGIT,
+    MAPS_SHIFT,
     STANDARD_SHIFT,
     STATE_BITS,
-    STATE_CHECK_BITS,
     STATE_LOW,
     TABLE_SHIFT,
     UNIT_BITS,
+    MapCode,
     TableKind,
+    Tile,
     TileOrder,
-    check_fields,
+    check_steps,
+    final_step,
+    spread,
 )
 from hw.contract.weight_standard_tables import STANDARD_TABLES
-from hw.contract.weight_tables import FREQUENCIES, FREQUENCY_BITS, Bin, Symbol, TableError, cost, fit, symbols
+from hw.contract.weight_tables import FREQUENCY_BITS, Bin, Symbol, TableError, cost, fit, symbols
 
 #: A way more than needed costs about this many bits: its state's surplus and what is left in its last unit.
 WAY_BITS = 20
 
-#: An operation of a way: the state's symbol, and the bits that follow it.
-_Operation = tuple[Symbol, int]
+#: An operation of a state: the symbol that it decodes, if it does; and bits from the stream, their value and number.
+_Operation = tuple[Symbol | None, int, int]
 
 
 def encode(maps: Sequence[int], words: bytes, order: TileOrder, ways: int, share: float = 0.003) -> bytes:
@@ -62,24 +66,17 @@ def encode_block(maps: Sequence[int], words: bytes, order: TileOrder, ways: int,
     bits = cost(histogram, table)
     if bits == float("inf"):
         raise ValueError("the previous table has no symbol for one of the weights")
-    count = max(1, min(ways, order.lanes))
+    count = max(1, min(ways, 2 * order.lanes))
     while count > 1 and WAY_BITS * count > share * bits:
         count //= 2
-    header |= count.bit_length() - 1
-    prefix = b""
-    zeros = 0
-    exist = sum(tile.rows for tile in order)
-    missing = exist - sum(row_map.bit_count() for row_map in maps)
-    if missing:
-        header |= MAPS_CODED
-        zeros = min(FREQUENCIES - 1, max(1, round(missing / exist * FREQUENCIES)))
-        prefix = zeros.to_bytes(2, "little")
-    check = zlib.crc32((header | zeros << UNIT_BITS).to_bytes(order.lanes, "little"))
+    map_code = _choose_map_code(maps, order)
+    header |= count.bit_length() - 1 | map_code << MAPS_SHIFT
+    check = zlib.crc32(header.to_bytes(order.lanes, "little"))
     for item in bins:
         check = zlib.crc32(item.code.to_bytes(order.lanes, "little"), check)
-    steps, final, check = _steps(maps, rows, order, count, table, zeros, check)
+    steps, final, check = _steps(maps, rows, order, count, table, map_code, check)
     body = _units(steps, final, bins, check, count)
-    block = header.to_bytes(2, "little") + prefix + body
+    block = header.to_bytes(2, "little") + body
     while len(block) > 2 and block.endswith(bytes(2)):
         block = block[:-2]
     return block, table
@@ -137,85 +134,126 @@ def _choose_table(histogram: Sequence[int], previous: Sequence[Symbol] | None, s
     return header, bins, table
 
 
-def _steps(maps: Sequence[int], rows: Sequence[Sequence[bytes]], order: TileOrder, count: int,
-           table: Sequence[Symbol], zeros: int, check: int) -> tuple[list[list[_Operation]], list[int], int]:
-    """What the ways decode, step by step (a list of the active ways' operations), the final states, the check."""
+def _map_steps(row_map: int, tile: Tile, lanes: int, code: MapCode) -> list[_Operation]:
+    """The steps of a row map."""
+    exist = (1 << tile.rows) - 1
+    if code is MapCode.INVERTED:
+        row_map ^= exist
+    literal = (None, row_map, tile.rows)
+    if code is MapCode.LITERAL:
+        return [literal]
+    missing = exist ^ row_map
+    if not missing:
+        return [(None, 0b0, 1)]
+    if not row_map:
+        return [(None, 0b011, 3)]
+    if missing & missing - 1:
+        return [(None, 0b01, 2), literal]
+    return [(None, 0b111 | missing.bit_length() - 1 << 3, 3 + lanes.bit_length() - 1)]
+
+
+def _choose_map_code(maps: Sequence[int], order: TileOrder) -> MapCode:
+    """What takes the fewest bits."""
+    if all(row_map == (1 << tile.rows) - 1 for row_map, tile in zip(maps, order, strict=True)):
+        return MapCode.STORED
+    return min((MapCode.LITERAL, MapCode.PREFIX, MapCode.INVERTED), key=lambda code: sum(
+        bits for row_map, tile in zip(maps, order, strict=True)
+        for _symbol, _value, bits in _map_steps(row_map, tile, order.lanes, code)))
+
+
+def _steps(maps: Sequence[int], rows: Sequence[Sequence[bytes]], order: TileOrder, count: int, table: Sequence[Symbol],
+           map_code: MapCode, check: int) -> tuple[list[list[_Operation]], list[int], int]:
+    """What the states decode, step by step (a list of the active states' operations), the final states, the check."""
     of_value: dict[int, _Operation] = {}
     for symbol in table:
         for offset in range(1 << symbol.extra):
-            of_value.setdefault((symbol.base + offset) & 0xFF, (symbol, offset))
-    row_symbols = (Symbol(0, 0, zeros, 0), 0), (Symbol(1, 0, FREQUENCIES - zeros, zeros), 0)
+            of_value.setdefault((symbol.base + offset) & 0xFF, (symbol, offset, symbol.extra))
+    width, halves = max(1, count // 2), min(count, 2)
     steps: list[list[_Operation]] = []
-    for tile, row_map, stored in zip(order, maps, rows, strict=True):
-        if zeros:
-            check = zlib.crc32(row_map.to_bytes(order.lanes, "little"), check)
-            bits = [row_symbols[row_map >> row & 1] for row in range(tile.rows)]
-            steps += [bits[first : first + count] for first in range(0, tile.rows, count)]
-        for row in stored:
-            check = zlib.crc32(row, check)
-            weights = [of_value[value] for value in row[: tile.outputs]]
-            steps += [weights[first : first + count] for first in range(0, tile.outputs, count)]
     final = [0] * count
-    if rows[-1]:
-        steps.pop()
-        outputs = list(order)[-1].outputs
-        last = rows[-1][-1][(outputs - 1) // count * count : outputs]
-        final[: len(last)] = last
-    for way in range(min(count, CHECK_BITS // STATE_CHECK_BITS)):
-        final[way] |= (check >> way * STATE_CHECK_BITS & (1 << STATE_CHECK_BITS) - 1) << 8
+    for number, (tile, row_map, stored) in enumerate(zip(order, maps, rows, strict=True), start=1):
+        if map_code is not MapCode.STORED:
+            check = zlib.crc32(row_map.to_bytes(order.lanes, "little"), check)
+            steps += ([operation] for operation in _map_steps(row_map, tile, order.lanes, map_code))
+        for rows_done, row in enumerate(stored):
+            check = zlib.crc32(row, check)
+            for first in range(0, tile.outputs, width):
+                values = row[first : min(first + width, tile.outputs)]
+                if number == order.tiles and final_step(count, tile.outputs, len(stored) - rows_done,
+                                                        tile.outputs - first):
+                    state = len(steps) % halves * width
+                    final[state : state + len(values)] = values
+                    steps.append([(None, 0, 0)] * len(values))
+                else:
+                    steps.append([of_value[value] for value in values])
+    for state in range(min(count, CHECK_BITS // CHECK_DIGIT)):
+        final[state] |= (check >> state * CHECK_DIGIT & (1 << CHECK_DIGIT) - 1) << 8
     return steps, [STATE_LOW | value for value in final], check
 
 
 def _units(steps: Sequence[Sequence[_Operation]], states: list[int], bins: Sequence[Bin], check: int,
            count: int) -> bytes:
     """The units of a block after its header."""
-    fields: list[list[tuple[int, int]]] = [[] for _ in range(count)]  # of each way, the last first
-    for step in reversed(steps):
-        for way, (symbol, offset) in enumerate(step):
-            state, frequency = states[way], symbol.frequency
-            shift = max(0, STATE_BITS - frequency.bit_length() - (STATE_BITS - FREQUENCY_BITS))
-            if state >> shift >= frequency << STATE_BITS - FREQUENCY_BITS + 1:
-                shift += 1
-            low, high = state & (1 << shift) - 1, state >> shift
-            states[way] = (high // frequency << FREQUENCY_BITS) + high % frequency + symbol.start
-            fields[way].append((low | offset << shift, shift + symbol.extra))
+    width, halves = max(1, count // 2), min(count, 2)
+    fields: list[list[tuple[int, int]]] = [[] for _ in range(count)]  # of each state, the last first
+    for number in reversed(range(len(steps))):
+        for state, (symbol, value, bits) in enumerate(steps[number], start=number % halves * width):
+            if symbol is not None:
+                x, frequency, least = states[state], symbol.frequency, spread(symbol.frequency)
+                if x >> least >= frequency << STATE_BITS - FREQUENCY_BITS + 1:
+                    value |= (x & 1) << bits + least
+                    bits += 1
+                    x >>= 1
+                value |= (x & (1 << least) - 1) << symbol.extra
+                bits += least
+                x >>= least
+                states[state] = (x // frequency << FREQUENCY_BITS) + x % frequency + symbol.start
+            fields[state].append((value, bits))
     streams = [_Stream() for _ in range(count)]
     order: list[int] = []
     if bins:
-        streams[0].ask(order, 0, UNIT_BITS)
+        for _round in range(2):
+            streams[0].take_unit(order, 0)
     for item in bins:
-        streams[0].ask(order, 0)
+        streams[0].begin(order, 0)
         streams[0].put(item.code, item.bits)
-    for way, stream in enumerate(streams):
-        stream.ask(order, way, UNIT_BITS)
-    for way, stream in enumerate(streams):
-        stream.ask(order, way)
-        stream.put(states[way] - STATE_LOW, STATE_BITS)
-    for step in steps:
-        for way in range(len(step)):
-            streams[way].ask(order, way)
-            streams[way].put(*fields[way].pop())
-    position = count * STATE_CHECK_BITS
-    for way, bits in check_fields(count):
-        streams[way].ask(order, way)
-        streams[way].put(check >> position & (1 << bits) - 1, bits)
-        position += bits
+    for _round in range(2):
+        for state in range(int(bool(bins)), count):
+            streams[state].take_unit(order, state)
+    for state, stream in enumerate(streams):
+        stream.begin(order, state)
+        stream.put(states[state] - STATE_LOW, STATE_BITS)
+    for number, step in enumerate(steps):
+        for state in range(number % halves * width, number % halves * width + len(step)):
+            streams[state].begin(order, state)
+            streams[state].put(*fields[state].pop())
+    position = count * CHECK_DIGIT
+    for number in range(check_steps(count)):
+        for state in range(number % halves * width, (number % halves + 1) * width):
+            streams[state].begin(order, state)
+            if number >= halves:
+                streams[state].put(check >> position & (1 << CHECK_DIGIT) - 1, CHECK_DIGIT)
+                position += CHECK_DIGIT
     sources = [stream.units() for stream in streams]
-    return b"".join(next(sources[way]) for way in order)
+    return b"".join(next(sources[state]) for state in order)
 
 
 class _Stream:
-    """The bits of one way, and how many of them its decoder has."""
+    """The bits of one state, and how many of them its decoder has."""
 
     def __init__(self) -> None:
         self._fields: list[tuple[int, int]] = []
         self._level = 0
 
-    def ask(self, order: list[int], way: int, least: int = 2 * UNIT_BITS) -> None:
-        """The decoder begins a step of this way: take a unit if it does."""
-        if self._level < least:
-            self._level += UNIT_BITS
-            order.append(way)
+    def take_unit(self, order: list[int], state: int) -> None:
+        """The decoder takes a unit."""
+        self._level += UNIT_BITS
+        order.append(state)
+
+    def begin(self, order: list[int], state: int) -> None:
+        """The decoder begins a step of this state: take a unit if it does."""
+        if self._level <= 2 * UNIT_BITS:
+            self.take_unit(order, state)
 
     def put(self, value: int, bits: int) -> None:
         """Append bits."""

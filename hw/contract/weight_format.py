@@ -4,37 +4,48 @@ What is coded are the tiles of `layouts` in their order: row maps, and the weigh
 channels past a layer's last one, which the layouts pad, are not coded (`TileOrder` says which they are).
 
 Coder
-    Range asymmetric numeral systems (J. Duda, arXiv:1311.2540) with 2 ** ways interleaved states. A state is a number
+    Range asymmetric numeral systems (J. Duda, arXiv:1311.2540) with `1 << ways` interleaved states. A state is a number
     x in STATE_LOW .. 2 * STATE_LOW - 1. To decode, its low FREQUENCY_BITS bits select a symbol of the table
-    (`weight_tables`); x = frequency * (x >> FREQUENCY_BITS) + (x % FREQUENCIES) - start; then bits from the stream
-    are shifted in from below, the first one highest, until x is back in its range; the symbol's `extra` bits follow.
-    (Both are taken as one field, low bits first: the field's low bits are x's, in place.)
+    (`weight_tables`); x = frequency * (x >> FREQUENCY_BITS) + (x % FREQUENCIES) - start. The symbol's `extra` bits come
+    from the stream; then as many bits as bring x to STATE_LOW at least, had the symbol the largest frequency with as
+    many digits (`spread`), which are shifted in from below as they are; then, if x is still too small, one more.
+
+Halves
+    The states take turns: step t is made by the half t % 2 of them, the first or the second `1 << ways - 1`. Hence the
+    decoder has two cycles for the step of a state, and makes a step in each. A single state makes every step.
 
 Streams
-    A way reads a stream of its own, in units of UNIT_BITS, low bits first. It takes one unit of the block before its
-    first step, and another in each step that it begins with fewer than 2 * UNIT_BITS bits (a step uses UNIT_BITS at
-    most). In a step, ways take units in ascending order. Hence units lie in the order in which the decoder asks for
-    them, and it knows from the step before which ways will. Where the block ends, units of zeros follow.
+    A state reads a stream of its own, in units of UNIT_BITS, low bits first. It takes two units of the block before
+    its first step (all states one, then all another), and another in each step that it begins with 2 * UNIT_BITS bits
+    or fewer (a step uses UNIT_BITS at most). In a step, states take units in ascending order. Hence units lie in the
+    order in which the decoder asks for them, and it knows two steps before it needs a unit. Where the block ends,
+    units of zeros follow.
 
 Block (little-endian, a multiple of 2 bytes, at any multiple of 2)
-    unit        bits 0-2 ways, 3-4 TableKind, 5 MAPS: row maps are coded, 6-7 zero, 8-15 the standard table
-    unit        only with MAPS: zeros out of FREQUENCIES, at least 1: how likely a row is not stored
-    units       as the ways ask for them, in steps:
-        way 0   the bins of a table that is written here, one in each step
-        all     STATE_BITS: the state without its leading one
-        all     the tiles. With MAPS, for each tile its row map, `1 << ways` rows at a time, way i the i-th of them,
-                from row 0 to the last that exists: two symbols, not stored (codes 0 .. zeros - 1) and stored.
-                Then each stored row's weights, `1 << ways` output channels at a time, way i the i-th of them.
-                The last weights of the last tile's last row, one of each way at most, are not in the stream: they
-                are the low eight bits of the final states, which are zero otherwise.
-        all     the rest of the check value
-    Bits that a way has left are zero. Units of zeros at the end are left out.
+    unit        bits 0-2 ways, 3-4 TableKind, 5-6 MapCode, 7 zero, 8-15 the standard table
+    units       as the states ask for them, in steps:
+        state 0     the bins of a table that is written here, one in each step; then its half's turn is over
+        each half   STATE_BITS: the state without its leading one
+        in turn     the tiles. For each its row map (the first state of the half whose turn it is; see MapCode), then
+                    each stored row's weights, as many output channels in a step as the half has states, or one.
+                    The weights of the last two steps (of the last one with a single state) are not in the stream if
+                    they are the last two of the last tile, or the last one of them is its only one: they are the low
+                    eight bits of the final states, which are zero otherwise.
+        in turn     the rest of the check value
+    Bits that a state has left are zero. Units of zeros at the end are left out.
+
+Row maps
+    STORED      every row that exists is stored: nothing is coded
+    LITERAL     a bit for each row that exists
+    PREFIX      0: every row is stored; 10: a bit for each row, in another step; 110: no row is stored; 111: every row
+                but one is stored, whose number follows in log2(L) bits. The first bit lowest.
+    INVERTED    PREFIX of the rows that are not stored
 
 Check value
-    CRC-32 (zlib's) of what was read and decoded, as rows of L bytes: the header (both units, the second one zero
-    if it is not there), the description of each bin, for each tile its row map (with MAPS) and its stored rows.
-    Its low bits, STATE_CHECK_BITS in each way, way 0 the lowest, are the highest bits of the final states (zeros
-    where a way is left over). The rest follows in the streams, an equal share in each way (`check_fields`).
+    CRC-32 (zlib's) of what was read and decoded, as rows of L bytes: the header, the description of each bin, for each
+    tile its row map (unless all are stored) and its stored rows. Its digits of CHECK_DIGIT bits, the lowest first, are
+    the highest bits of the final states, the first state's first (zeros where states are left over); the rest follow
+    in the streams, one for each state in each step, the halves in turn.
 
 A block of weights without structure takes RAW, a table of two symbols of 128 weights: eight bits a weight.
 """
@@ -51,20 +62,20 @@ UNIT_BITS = 16
 #: Bits of a state below its leading one: 3 more than a frequency has, which costs 0.001 bits a weight.
 STATE_BITS = FREQUENCY_BITS + 3
 STATE_LOW = 1 << STATE_BITS
-#: Bits of the check value, and how many of them a final state holds.
+#: Bits of the check value, and how many of them a final state holds, or a state's stream in a step.
 CHECK_BITS = 32
-STATE_CHECK_BITS = STATE_BITS - 8
+CHECK_DIGIT = STATE_BITS - 8
 #: Taps of a kernel at most (16 x 16).
 TAPS_MAX = 256
 #: A block has fewer bytes.
 BLOCK_BYTES_MAX = 1 << 29
-#: log2 of the most ways that the format can express.
-WAYS_MAX = 4
+#: log2 of the most states that the format can express.
+WAYS_MAX = 5
 
 WAYS_MASK = 7
 TABLE_SHIFT = 3
-MAPS_CODED = 1 << 5
-RESERVED = 3 << 6
+MAPS_SHIFT = 5
+RESERVED = 1 << 7
 STANDARD_SHIFT = 8
 
 
@@ -77,27 +88,56 @@ class TableKind(enum.IntEnum):
     PREVIOUS = 3  #: the table of the block decoded before, in the same program; there must be one
 
 
+class MapCode(enum.IntEnum):
+    """How row maps are coded."""
+
+    STORED = 0
+    LITERAL = 1
+    PREFIX = 2
+    INVERTED = 3
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockHeader:
     """What a block's first unit says."""
 
     ways: int
     table: TableKind
-    maps: bool
+    maps: MapCode
+
+    @property
+    def width(self) -> int:
+        """Weights of a step."""
+        return max(1, self.ways // 2)
 
     @classmethod
     def of(cls, block: bytes) -> BlockHeader:
         """The header of a block."""
         unit = int.from_bytes(block[:2], "little")
-        return cls(1 << (unit & WAYS_MASK), TableKind(unit >> TABLE_SHIFT & 3), bool(unit & MAPS_CODED))
+        return cls(1 << (unit & WAYS_MASK), TableKind(unit >> TABLE_SHIFT & 3),
+                   MapCode(unit >> MAPS_SHIFT & 3))
 
 
-def check_fields(ways: int) -> list[tuple[int, int]]:
-    """Way and bits of each part of the check value in the streams, in order."""
-    rest = max(0, CHECK_BITS - ways * STATE_CHECK_BITS)
+def spread(frequency: int) -> int:
+    """Bits that a state takes in at least, in a step that decodes a symbol of this frequency."""
+    return FREQUENCY_BITS - frequency.bit_length()
+
+
+def check_steps(ways: int) -> int:
+    """Steps of the check value, from final states and then from streams."""
+    width = max(1, ways // 2)
+    return max(min(ways, 2), CHECK_BITS // CHECK_DIGIT // width)
+
+
+def final_step(ways: int, outputs: int, rows_left: int, left: int) -> bool:
+    """Whether a step of the last tile is one whose weights the final states hold.
+
+    outputs : of the tile. rows_left : of the tile, this one included. left : weights of the row, this step's included.
+    """
+    width = max(1, ways // 2)
     if ways == 1:
-        return [(0, UNIT_BITS), (0, rest - UNIT_BITS)]
-    return [(way, rest // ways) for way in range(ways)] if rest else []
+        return rows_left == 1 and left <= width
+    return (rows_left == 1 and left <= 2 * width) or (rows_left == 2 and outputs <= width)
 
 
 @dataclasses.dataclass(frozen=True)

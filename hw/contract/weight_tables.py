@@ -6,7 +6,7 @@ smooth keep tables short, and their cost small beside layers of a few hundred we
 
 Two kinds of table are written in a stream, and STANDARD ones are known to every device. In both kinds the bins
 follow one another in a fixed order, each described by k (KIND_BITS), the binary exponent e of its frequency
-(EXPONENT_BITS; EMPTY: nothing is in this bin) and the e bits below its leading one.
+(EXPONENT_BITS; EMPTY: nothing is in this bin) and the e bits below its leading one, the highest first.
 
 symmetric   bins of magnitudes 1, 2, ... up to 127; every one stands for two symbols of that frequency, the positive
             bin first. The zero comes last and has what is left.
@@ -57,8 +57,11 @@ class Bin:
     def code(self) -> int:
         """Its description, `bits` bits, the first to be read lowest."""
         exponent = self.frequency.bit_length() - 1 if self.frequency else EMPTY
-        rest = self.frequency - (1 << exponent) if self.frequency else 0
-        return self.extra | exponent << KIND_BITS | rest << KIND_BITS + EXPONENT_BITS
+        code = self.extra | exponent << KIND_BITS
+        if self.frequency:
+            for bit in range(exponent):
+                code |= (self.frequency >> exponent - 1 - bit & 1) << KIND_BITS + EXPONENT_BITS + bit
+        return code
 
 
 class TableError(ValueError):

@@ -14,8 +14,9 @@ from hw.weight_decoder.unit_window import BEAT_UNITS
 
 
 def queue_beats(config: Config) -> int:
-    """Beats that wait in front of the decoder: about what memory delivers while a symbol table is built."""
-    return 32 * config.weight_ways
+    """Beats that wait in front of the decoder: where decoding is fast, what memory delivers while a symbol table is
+    built."""
+    return min(512, 64 * config.weights_per_cycle)
 
 
 class WeightLoader(wiring.Component):
@@ -70,21 +71,19 @@ class WeightLoader(wiring.Component):
         entries_left = Signal(range(self.config.map_entries + 1))
         overflow = Signal()
         m.d.comb += [
-            decoder.words.ready.eq(1),
-            decoder.entries.ready.eq(1),
-            self.weight.enable.eq(decoder.words.valid),
-            self.weight.data.eq(decoder.words.payload),
-            self.map.enable.eq(decoder.entries.valid & self.write_maps),
-            self.map.data.eq(decoder.entries.payload),
+            self.weight.enable.eq(decoder.word_valid),
+            self.weight.data.eq(decoder.word),
+            self.map.enable.eq(decoder.entry_valid & self.write_maps),
+            self.map.data.eq(decoder.entry),
             self.failed.eq(decoder.failed | overflow),
         ]
         with m.If(self.begin):
             m.d.sync += [self.weight.address.eq(self.address), self.map.address.eq(self.map_address),
                          entries_left.eq(self.config.map_entries)]
         with m.Else():
-            with m.If(decoder.words.valid):
+            with m.If(decoder.word_valid):
                 m.d.sync += self.weight.address.eq(self.weight.address + 1)
-            with m.If(decoder.entries.valid):
+            with m.If(decoder.entry_valid):
                 m.d.sync += [self.map.address.eq(self.map.address + 1), entries_left.eq(entries_left - 1)]
                 with m.If(entries_left == 0):
                     m.d.sync += overflow.eq(1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal, unsigned
-from amaranth.lib import stream, wiring
+from amaranth import Module, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 
@@ -12,8 +12,8 @@ class MapPacker(wiring.Component):
 
     Members
     -------
-    push : append `row_map`; `last` ends the entry. Not while `entries` has one that isn't taken.
-    start : pulse; a new block.
+    start : pulse; a new block. push : append `row_map`; `last` ends the entry.
+    entry, valid : an entry, in one cycle.
     """
 
     def __init__(self, lanes: int):
@@ -23,23 +23,26 @@ class MapPacker(wiring.Component):
             "push": In(1),
             "row_map": In(lanes),
             "last": In(1),
-            "entries": Out(stream.Signature(unsigned(64))),
+            "entry": Out(64),
+            "valid": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
         maps = 64 // self.lanes
         position = Signal(range(maps))
-        entry = Signal(64)
-        filled = Signal(64)
-        m.d.comb += [filled.eq(entry), filled.word_select(position, self.lanes).eq(self.row_map)]
-        with m.If(self.entries.ready):
-            m.d.sync += self.entries.valid.eq(0)
+        entry = Signal(data.ArrayLayout(self.lanes, maps))
+        m.d.comb += self.entry.eq(entry)
+        m.d.sync += self.valid.eq(self.push & (self.last | (position == maps - 1)))
         with m.If(self.push):
-            with m.If(self.last | (position == maps - 1)):
-                m.d.sync += [self.entries.payload.eq(filled), self.entries.valid.eq(1), entry.eq(0), position.eq(0)]
-            with m.Else():
-                m.d.sync += [entry.eq(filled), position.eq(position + 1)]
+            m.d.sync += position.eq(position + 1)
+            for i in range(maps):
+                with m.If(position == i):
+                    m.d.sync += entry[i].eq(self.row_map)
+                with m.Elif(position == 0):
+                    m.d.sync += entry[i].eq(0)
+            with m.If(self.last):
+                m.d.sync += position.eq(0)
         with m.If(self.start):
-            m.d.sync += [position.eq(0), entry.eq(0)]
+            m.d.sync += position.eq(0)
         return m

@@ -1,4 +1,4 @@
-"""The check value of a block: CRC-32 of rows, a whole row per cycle."""
+"""The check value of a block: CRC-32 of rows, a part of a row per cycle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.contract.weight_format import CHECK_BITS
+from hw.contract.weight_format import CHECK_BITS, CHECK_DIGIT, UNIT_BITS
 
 #: The polynomial of zlib's CRC-32, its lowest bit the coefficient of x ** 31.
 POLYNOMIAL = 0xEDB88320
@@ -23,27 +23,61 @@ class RowCheck(wiring.Component):
     """The CRC is linear: each of its next bits is the parity of some bits of register and row. `amaranth.lib.crc`
     says the same as chains of gates, which synthesis takes minutes to untangle at 128 bits.
 
+    Parameters
+    ----------
+    lanes : bytes of a row. width : bytes of a part of it; divides `lanes`.
+
     Members
     -------
-    start : pulse; begin anew. valid, row : append a row, its first byte lowest.
-    check : of all rows before this cycle, as zlib has it.
+    start : pulse; begin anew. valid, part : append a part of a row, its first byte lowest.
+    begin, head : append a row that is zero but for its first bytes; busy : the rest of it follows, without `valid`.
+    digits : of the check value of all rows before this cycle, as zlib has it. drop : pulse; the lowest
+        `1 << drop_log` digits of CHECK_DIGIT bits are gone, and zeros follow the others.
     """
 
-    def __init__(self, row_bits: int):
-        self.row_bits = row_bits
-        super().__init__({"start": In(1), "valid": In(1), "row": In(row_bits), "check": Out(CHECK_BITS)})
+    def __init__(self, lanes: int, width: int):
+        self.lanes = lanes
+        self.width = width
+        super().__init__({
+            "start": In(1),
+            "valid": In(1),
+            "part": In(8 * width),
+            "begin": In(1),
+            "head": In(UNIT_BITS),
+            "busy": Out(1),
+            "drop": In(1),
+            "drop_log": In(range(max(2, width.bit_length()))),
+            "digits": Out(CHECK_BITS),
+        })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        ones = (1 << CHECK_BITS) - 1
-        register = Signal(CHECK_BITS, init=ones)
-        mixed = Signal(max(self.row_bits, CHECK_BITS))  # a row's first bits meet the register's
-        m.d.comb += [mixed.eq(register ^ self.row), self.check.eq(~register)]
-        # What each bit of `mixed` leaves in the register when the whole row has passed.
-        left = [shifted(1 << i, self.row_bits) if i < CHECK_BITS else shifted(1, self.row_bits - i)
-                for i in range(self.row_bits)]
+        bits = 8 * self.width
+        register = Signal(CHECK_BITS)  # inverted, so that the digits that are dropped leave zeros
+        mixed = Signal(max(bits, CHECK_BITS))  # a part's first bits meet the register's
+        m.d.comb += [
+            mixed.eq(~register ^ Mux(self.valid, self.part, 0) ^ Mux(self.begin, self.head, 0)),
+            self.digits.eq(register),
+        ]
+        # What each bit of `mixed` leaves in the register when the whole part has passed.
+        left = [shifted(1 << i, bits) if i < CHECK_BITS else shifted(1, bits - i) for i in range(len(mixed))]
         following = Signal(CHECK_BITS)
         for bit in range(CHECK_BITS):
             m.d.comb += following[bit].eq(Cat(mixed[i] for i, value in enumerate(left) if value >> bit & 1).xor())
-        m.d.sync += register.eq(Mux(self.start, ones, Mux(self.valid, following, register)))
+        parts = self.lanes // self.width
+        to_come = Signal(range(parts))
+        m.d.comb += self.busy.eq(to_come != 0)
+        with m.If(self.valid | self.begin | self.busy):
+            m.d.sync += register.eq(~following)
+        with m.If(self.begin):
+            m.d.sync += to_come.eq(parts - 1)
+        with m.Elif(self.busy):
+            m.d.sync += to_come.eq(to_come - 1)
+        with m.If(self.drop):
+            with m.Switch(self.drop_log):
+                for log in range(self.width.bit_length()):
+                    with m.Case(log):
+                        m.d.sync += register.eq(register >> (CHECK_DIGIT << log))
+        with m.If(self.start):
+            m.d.sync += [register.eq(0), to_come.eq(0)]
         return m

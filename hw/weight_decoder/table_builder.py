@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.contract.weight_format import TableKind
+from hw.contract.weight_format import STATE_BITS, TableKind
 from hw.contract.weight_standard_tables import RAW, STANDARD_BINS
-from hw.contract.weight_tables import FREQUENCIES, FREQUENCY_BITS, KIND_BITS
-from hw.weight_decoder.way import ENTRIES, TABLE_WRITE
+from hw.contract.weight_tables import EMPTY, FREQUENCIES, FREQUENCY_BITS, KIND_BITS, Bin
+from hw.weight_decoder.way import table_write
 
-#: A bin as it is described.
-BIN = data.StructLayout({"extra": unsigned(KIND_BITS), "frequency": unsigned(FREQUENCY_BITS)})
+#: A bin: its frequency without its leading one, shifted up as far as it goes, and FREQUENCY_BITS - 1 less its exponent,
+#: modulo 16: NOTHING for an empty bin, more where there is no such exponent.
+BIN = data.StructLayout({
+    "extra": unsigned(KIND_BITS),
+    "spread": unsigned(4),
+    "frequency": unsigned(FREQUENCY_BITS - 1),
+})
+NOTHING = (FREQUENCY_BITS - 1 - EMPTY) % 16
 
 
-def normalise(m: Module, frequency: Signal, shift: Signal, normalised: Signal) -> None:
-    """An ENTRY's shift and frequency, for a frequency of 1 to FREQUENCIES - 1."""
-    with m.Switch(frequency):
-        for exponent in reversed(range(FREQUENCY_BITS)):
-            pattern = "0" * (FREQUENCY_BITS - 1 - exponent) + "1" + "-" * exponent
-            with m.Case(pattern):
-                m.d.comb += [
-                    shift.eq(FREQUENCY_BITS - exponent),
-                    normalised.eq(frequency << (FREQUENCY_BITS - 1 - exponent)),
-                ]
+def bin_word(item: Bin) -> int:
+    """A BIN."""
+    spread = FREQUENCY_BITS - item.frequency.bit_length() if item.frequency else NOTHING
+    frequency = item.frequency << spread & FREQUENCIES // 2 - 1 if item.frequency else 0
+    return item.extra | spread << KIND_BITS | frequency << KIND_BITS + 4
 
 
 class TableBuilder(wiring.Component):
-    """Writes ENTRIES entries of one symbol in a cycle.
+    """Writes entries of one symbol in a cycle.
+
+    Parameters
+    ----------
+    entries : at most, 1 or 2.
 
     Members
     -------
@@ -39,13 +44,14 @@ class TableBuilder(wiring.Component):
     done : the table is complete, until the next start. failed : the bins are no table; until a reset.
     """
 
-    def __init__(self):
+    def __init__(self, entries: int):
+        self.entries = entries
         super().__init__({
             "start": In(1),
-            "kind": In(2),
+            "kind": In(TableKind),
             "standard": In(8),
             "bins": In(stream.Signature(BIN)),
-            "table": Out(TABLE_WRITE),
+            "table": Out(table_write(entries)),
             "done": Out(1),
             "failed": Out(1),
         })
@@ -53,74 +59,80 @@ class TableBuilder(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        # ---- standard tables ---------------------------------------------------------------------------------------
+        # ---- standard tables: where each begins, and their bins ------------------------------------------------------
         starts, words = [], []
         for _symmetric, bins in STANDARD_BINS:
-            starts.append(len(words))
-            words += [item.extra | item.frequency << KIND_BITS for item in bins]
-        m.submodules.starts = start_memory = Memory(shape=unsigned((len(words) - 1).bit_length()), depth=len(starts),
-                                                    init=starts)
-        m.submodules.words = word_memory = Memory(shape=unsigned(BIN.size), depth=len(words), init=words)
-        start_read, word_read = start_memory.read_port(), word_memory.read_port()
-        standard = Signal()
-        symmetric = Signal()
-        at = Signal(range(len(words)))
-        fetched = Signal()  # word_read.data is the word at `at`
-        m.d.comb += [start_read.addr.eq(self.standard), start_read.en.eq(1), word_read.addr.eq(at),
-                     word_read.en.eq(1)]
+            starts.append(len(STANDARD_BINS) + len(words))
+            words += [bin_word(item) for item in bins]
+        m.submodules.standard = memory = Memory(shape=unsigned(BIN.size), depth=len(starts) + len(words),
+                                                init=starts + words)
+        word = memory.read_port()
+        at = Signal(range(len(starts) + len(words)))
+        moved = Signal()  # the word at `at` is not there yet
+        standard, symmetric = Signal(), Signal()
+        m.d.comb += [word.addr.eq(at), word.en.eq(1)]
+        m.d.sync += moved.eq(0)
 
-        # ---- the symbol that is being written ----------------------------------------------------------------------
-        value = Signal(signed(10))  # of the next bin
-        item = Signal(BIN)
+        # ---- the symbol that is being written ------------------------------------------------------------------------
+        value = Signal(9)  # of the next bin, plus 128
         offered = Signal(BIN)
+        extra = Signal(KIND_BITS)
+        spread = Signal(4)
+        frequency = Signal(FREQUENCY_BITS)
+        base = Signal(8)
         negative = Signal()  # the negative side of a symmetric bin
         zero = Signal()  # the last symbol of a symmetric table
         slot = Signal(FREQUENCY_BITS + 1)  # the next code to be written
-        offset = Signal(FREQUENCY_BITS)  # of that in its symbol
-        left = Signal(FREQUENCY_BITS + 1)  # codes of the symbol to be written
-        needed = Signal(FREQUENCY_BITS + 2)
-        base = Signal(8)
-        shift = Signal(4)
-        normalised = Signal(FREQUENCY_BITS)
-        advance = Signal(range(ENTRIES + 1))
+        offset = Signal(FREQUENCY_BITS + 1)  # of that in its symbol, shifted up
+        low = Signal(STATE_BITS + 1)
+        one, two = Signal(FREQUENCY_BITS), Signal(FREQUENCY_BITS + 1)  # a code, two codes, shifted up
+        next_offset, next_low = Signal.like(offset), Signal.like(low)
+        last, both, written = Signal(), Signal(), Signal()
+        step = Signal(FREQUENCY_BITS + 1)
+        writing = Signal()
         m.d.comb += [
-            offered.eq(Mux(standard, word_read.data, self.bins.payload)),
-            needed.eq(slot + Mux(symmetric, offered.frequency << 1, offered.frequency)),
-            base.eq(Mux(zero, 0, Mux(negative, 1 - value - (1 << item.extra), value))),
-            self.table.address.eq(slot[1:]),
+            offered.eq(Mux(standard, word.data, self.bins.payload)),
+            one.eq(1 << spread),
+            two.eq(one << 1),
+            next_offset.eq(offset + one),
+            next_low.eq(low + one),
+            last.eq(next_offset == frequency),
         ]
-        normalise(m, item.frequency, shift, normalised)
-        for i, entry in enumerate(self.table.entries):
-            place = Signal(FREQUENCY_BITS, name=f"place_{i}")  # offset of this entry in the symbol
+        if self.entries == 1:
+            m.d.comb += [step.eq(one), written.eq(last)]
+        else:
             m.d.comb += [
-                place.eq(offset + i - slot[0]),
-                entry.frequency.eq(normalised),
-                entry.offset.eq(place << (shift - 1)[:4]),
-                entry.shift.eq(shift),
-                entry.extra.eq(Mux(zero, 0, item.extra)),
+                both.eq(~slot[0] & ~last),
+                step.eq(Mux(both, two, one)),
+                written.eq(last | (both & (offset + two == frequency))),
+            ]
+        # The ways see an entry a cycle later, long before they decode.
+        m.d.sync += [
+            self.table.enable.eq(Const(1) & writing if self.entries == 1 else
+                                 Cat(writing & ~slot[0], writing & (slot[0] | both))),
+            self.table.address.eq(slot[self.entries - 1 :]),
+        ]
+        for i, entry in enumerate(self.table.entries):
+            m.d.sync += [
+                entry.frequency.eq(frequency),
+                entry.low.eq(low if i == 0 else Mux(slot[0], low, next_low)),
+                entry.spread.eq(spread),
+                entry.extra.eq(extra),
                 entry.base.eq(base),
             ]
 
-        def next_symbol():
-            """What follows a symbol whose codes are written."""
-            with m.If(zero):
-                m.next = "DONE"
-            with m.Elif(symmetric & ~negative):
-                m.d.sync += [negative.eq(1), offset.eq(0), left.eq(item.frequency)]
-            with m.Else():
-                m.d.sync += value.eq(value + (1 << item.extra))
-                m.next = "BIN"
+        def begin_symbol(of: Signal):
+            m.d.sync += [offset.eq(0), low.eq(of << STATE_BITS - FREQUENCY_BITS)]
 
         def begin():
             """Start, if it is time."""
             with m.If(self.start):
+                general = Signal()
+                m.d.comb += general.eq((self.kind == TableKind.GENERAL)
+                                       | ((self.kind == TableKind.STANDARD) & (self.standard == RAW)))
                 m.d.sync += [
-                    standard.eq(self.kind == TableKind.STANDARD),
-                    symmetric.eq((self.kind == TableKind.SYMMETRIC)
-                                 | ((self.kind == TableKind.STANDARD) & (self.standard != RAW))),
-                    value.eq(Mux((self.kind == TableKind.GENERAL)
-                                 | ((self.kind == TableKind.STANDARD) & (self.standard == RAW)), -128, 1)),
-                    slot.eq(0), zero.eq(0), fetched.eq(0),
+                    standard.eq(self.kind == TableKind.STANDARD), symmetric.eq(~general),
+                    value.eq(Mux(general, 0, 129)), slot.eq(0), zero.eq(0), at.eq(self.standard), moved.eq(1),
                 ]
                 m.next = "START"
 
@@ -128,44 +140,56 @@ class TableBuilder(wiring.Component):
             with m.State("IDLE"):
                 begin()
             with m.State("START"):  # the number of a standard table is being looked up
-                m.d.sync += at.eq(start_read.data)
-                m.next = "BIN"
+                with m.If(~moved):
+                    m.d.sync += [at.eq(word.data), moved.eq(1)]
+                    m.next = "BIN"
             with m.State("BIN"):
-                m.d.sync += [fetched.eq(1), negative.eq(0), offset.eq(0)]
-                with m.If(value > 127):
+                m.d.comb += self.bins.ready.eq(~standard & ~value[8])
+                m.d.sync += negative.eq(0)
+                with m.If(value[8]):
                     m.next = "END"
-                with m.Else():
-                    m.d.comb += self.bins.ready.eq(~standard)
-                with m.If((value <= 127) & Mux(standard, fetched, self.bins.valid)):
-                    m.d.sync += [item.eq(offered), left.eq(offered.frequency), at.eq(at + 1), fetched.eq(0)]
-                    with m.If(needed > FREQUENCIES):
+                with m.Elif(Mux(standard, ~moved, self.bins.valid)):
+                    offered_frequency = Signal(FREQUENCY_BITS)
+                    m.d.comb += offered_frequency.eq(Cat(offered.frequency, Const(1, 1)))
+                    begin_symbol(offered_frequency)
+                    m.d.sync += [
+                        frequency.eq(offered_frequency), extra.eq(offered.extra), spread.eq(offered.spread),
+                        base.eq(value[:8] ^ 0x80), value.eq(value + (1 << offered.extra)),
+                        at.eq(at + 1), moved.eq(1),
+                    ]
+                    with m.If(offered.spread > NOTHING):
                         m.next = "FAILED"
-                    with m.Else():
+                    with m.Elif(offered.spread != NOTHING):
                         m.next = "WRITE"
             with m.State("WRITE"):
-                with m.If(left == 0):
-                    next_symbol()
-                with m.Else():
-                    m.d.comb += [
-                        self.table.enable.eq(Cat(~slot[0], slot[0] | (left != 1))),
-                        advance.eq(Mux(slot[0] | (left == 1), 1, 2)),
-                    ]
-                    m.d.sync += [slot.eq(slot + advance), offset.eq(offset + advance), left.eq(left - advance)]
-                    with m.If(left == advance):
-                        next_symbol()
-            with m.State("END"):
+                m.d.comb += writing.eq(1)
                 m.d.sync += [
-                    zero.eq(1),
-                    offset.eq(0),
-                    left.eq(FREQUENCIES - slot),
-                    item.frequency.eq(FREQUENCIES - slot),
+                    slot.eq(slot + Mux(both, 2, 1)), offset.eq(offset + step), low.eq(low + step),
                 ]
-                with m.If(slot == FREQUENCIES):
+                with m.If(slot[FREQUENCY_BITS]):
+                    m.next = "FAILED"
+                with m.Elif(written):
+                    begin_symbol(frequency)
+                    with m.If(zero):
+                        m.next = "DONE"
+                    with m.Elif(symmetric & ~negative):
+                        m.d.sync += [negative.eq(1), base.eq((~value[:8] ^ 0x80) + 2)]
+                    with m.Else():
+                        m.next = "BIN"
+            with m.State("END"):
+                m.d.sync += [zero.eq(1), extra.eq(0), base.eq(0), spread.eq(0), frequency.eq(FREQUENCIES - slot)]
+                with m.If(slot[FREQUENCY_BITS]):
                     m.next = "DONE"
                 with m.Elif(symmetric & (slot != 0)):
-                    m.next = "WRITE"
+                    m.next = "SHIFT"
                 with m.Else():
                     m.next = "FAILED"
+            with m.State("SHIFT"):  # the zero's frequency
+                begin_symbol(frequency)
+                with m.If(frequency[-1]):
+                    m.next = "WRITE"
+                with m.Else():
+                    m.d.sync += [frequency.eq(frequency << 1), spread.eq(spread + 1)]
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 begin()

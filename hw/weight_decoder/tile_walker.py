@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -56,19 +56,25 @@ class TileWalker(wiring.Component):
         order, tile = self.order, self.tiles.payload
         lanes = self.config.lanes
         walking = Signal()
-        block = Signal.like(order.group)  # in the group
-        blocks_left = Signal(17)  # of the command, this group's included
-        tap = Signal.like(order.taps)
-        input_block = Signal.like(order.input_blocks)
-        last_output, block_end, input_end, tap_end, group_end = (Signal(name=name) for name in (
-            "last_output", "block_end", "input_end", "tap_end", "group_end"))
+        # What is left, the tile's own included: blocks of the group, of the command, input blocks of the tap, taps.
+        blocks = Signal.like(order.group)
+        output_blocks = Signal(16)
+        input_blocks = Signal.like(order.input_blocks)
+        taps = Signal.like(order.taps)
+        others = Signal.like(output_blocks)  # blocks of the groups to come
+        last_group, last_block, last_input, last_tap = (Signal(name=name) for name in (
+            "last_group", "last_block", "last_input", "last_tap"))
         m.d.comb += [
-            last_output.eq(block + 1 == blocks_left),
-            block_end.eq(last_output | (block + 1 == order.group)),
-            input_end.eq(input_block + 1 == order.input_blocks),
-            tap_end.eq(tap + 1 == order.taps),
-            group_end.eq(blocks_left <= order.group),
+            last_group.eq(output_blocks <= order.group),
+            last_block.eq(blocks == 1),
+            last_input.eq(input_blocks == 1),
+            last_tap.eq(taps == 1),
+            others.eq(output_blocks - order.group),
         ]
+
+        def begin_group(left: Value):
+            m.d.sync += blocks.eq(Mux(left < order.group, left[: len(blocks)], order.group))
+
         step = Signal()
         m.d.comb += step.eq(walking & (~self.tiles.valid | self.tiles.ready))
         with m.If(self.tiles.ready):
@@ -76,22 +82,25 @@ class TileWalker(wiring.Component):
         with m.If(step):
             m.d.sync += [
                 self.tiles.valid.eq(1),
-                tile.rows.eq(Mux(input_end, order.last_rows, lanes)),
-                tile.outputs.eq(Mux(last_output, order.last_outputs, lanes)),
-                tile.last.eq(block_end & input_end & tap_end & group_end),
-                block.eq(block + 1),
+                tile.rows.eq(Mux(last_input, order.last_rows, lanes)),
+                tile.outputs.eq(Mux(last_group & last_block, order.last_outputs, lanes)),
+                tile.last.eq(last_block & last_input & last_tap & last_group),
+                blocks.eq(blocks - 1),
             ]
-            with m.If(block_end):
-                m.d.sync += [block.eq(0), input_block.eq(input_block + 1)]
-                with m.If(input_end):
-                    m.d.sync += [input_block.eq(0), tap.eq(tap + 1)]
-                    with m.If(tap_end):
-                        m.d.sync += [tap.eq(0), blocks_left.eq(blocks_left - order.group)]
-                        with m.If(group_end):
+            with m.If(last_block):
+                begin_group(output_blocks)
+                m.d.sync += input_blocks.eq(input_blocks - 1)
+                with m.If(last_input):
+                    m.d.sync += [input_blocks.eq(order.input_blocks), taps.eq(taps - 1)]
+                    with m.If(last_tap):
+                        begin_group(others)
+                        m.d.sync += [taps.eq(order.taps), output_blocks.eq(others)]
+                        with m.If(last_group):
                             m.d.sync += walking.eq(0)
         with m.If(self.start):
+            begin_group(order.output_blocks)
             m.d.sync += [
-                walking.eq(1), self.tiles.valid.eq(0), block.eq(0), tap.eq(0), input_block.eq(0),
-                blocks_left.eq(order.output_blocks),
+                walking.eq(1), self.tiles.valid.eq(0), taps.eq(order.taps), input_blocks.eq(order.input_blocks),
+                output_blocks.eq(order.output_blocks),
             ]
         return m

@@ -1,8 +1,8 @@
-"""The unit window: beats -> the block's next units, any number of which may be taken in a cycle."""
+"""The unit window: beats -> the block's next units, some of which may be taken in every cycle."""
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,28 +16,23 @@ COUNT_BITS = 28
 
 
 class UnitWindow(wiring.Component):
-    """Holds the next units of a block, the first one lowest. After its last unit there are units of zeros.
-
-    Beats move as a whole; where the next unit lies in the first of them is kept beside.
+    """Holds the next units of a block in two beats, the first one lowest. After its last unit there are units of zeros.
 
     Parameters
     ----------
-    most : units that may be taken in a cycle. beat_units : units of a beat, a power of two.
+    most : units that may be taken in a cycle. beat_units : units of a beat, a power of two, at least `most`.
 
     Members
     -------
     start : pulse; a new block of `total` units, which begins `skip` units into the next beat.
     beats : little-endian; beats without a unit of the block are not taken.
-    units : the next `most` units. count : how many are to be taken; enough : they are there.
-    take : take them; only with `enough`.
-    exhausted : every unit of the block has been taken.
+    units : the next `most` units. enough : so many are there; `count` of them are taken.
+    exhausted : every unit of the block has been taken; with `enough`.
     """
 
     def __init__(self, most: int, beat_units: int = BEAT_UNITS):
         self.most = most
         self.beat_units = beat_units
-        #: Beats that are held: all that may be taken at once, wherever they begin, and two more.
-        self.capacity = -(-(most + beat_units - 1) // beat_units) + 2
         super().__init__({
             "start": In(1),
             "skip": In(range(beat_units)),
@@ -46,73 +41,72 @@ class UnitWindow(wiring.Component):
             "units": Out(UNIT_BITS * most),
             "count": In(range(most + 1)),
             "enough": Out(1),
-            "take": In(1),
             "exhausted": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        beat_units, beat_bits = self.beat_units, UNIT_BITS * self.beat_units
-        held = Signal(data.ArrayLayout(beat_bits, self.capacity))
-        beats = Signal(range(self.capacity + 1))  # that are held
-        offset = Signal(range(beat_units))  # of the next unit in the first beat
-        level = Signal(range(beat_units * self.capacity + 1))  # units of the block that are held
-        left = Signal(COUNT_BITS)  # units still to come
-        skip = Signal.like(self.skip)
-        ended = Signal()
+        beat_units = self.beat_units
+        log = beat_units.bit_length() - 1
+
+        # ---- the second beat, as it comes; units behind the block's last one are zeros -------------------------------
+        left = Signal(COUNT_BITS + 1)  # units to come, and those that are skipped
+        settling = Signal()
+        last, ended = Signal(), Signal(init=1)  # the beat that comes is the last one; it has come
+        second = Signal(data.ArrayLayout(UNIT_BITS, beat_units))
+        second_valid = Signal()
+        second_units = Signal(range(beat_units + 1))  # of the block
+        second_last = Signal()
+        room, arrives = Signal(), Signal()
         m.d.comb += [
-            ended.eq(left == 0),
-            self.enough.eq(ended | (self.count <= level)),
-            self.exhausted.eq(ended & (level == 0)),
-            self.beats.ready.eq(~ended & (beats != self.capacity)),
+            self.beats.ready.eq(room & ~ended & ~settling),
+            arrives.eq(self.beats.ready & self.beats.valid),
+        ]
+        with m.If(room):
+            m.d.sync += [
+                second_valid.eq(arrives | ended),
+                second_last.eq(last | ended),
+                second_units.eq(Mux(ended, 0, Mux(last, left[: log + 1], beat_units))),
+            ]
+            for i in range(beat_units):
+                behind = Signal(name=f"behind_{i}")
+                m.d.comb += behind.eq(ended | (last & (left[: log + 1] <= i)))
+                m.d.sync += second[i].eq(Mux(behind, 0, self.beats.payload.word_select(i, UNIT_BITS)))
+        with m.If(settling):
+            m.d.sync += [settling.eq(0), last.eq(left <= beat_units)]
+        with m.Elif(arrives):
+            m.d.sync += [left.eq(left - beat_units), ended.eq(last), last.eq(left <= 2 * beat_units)]
+
+        # ---- the first beat, and where the next unit lies in it ------------------------------------------------------
+        first = Signal.like(second)
+        first_valid, first_last = Signal(), Signal()
+        first_units = Signal.like(second_units)
+        offset = Signal(range(beat_units))
+        passed = Signal(range(2 * beat_units))
+        free = Signal()
+        first_valid_next, second_valid_next = Signal(), Signal()
+        m.d.comb += [
+            passed.eq(offset + Mux(self.enough, self.count, 0)),
+            free.eq(passed[log] | ~first_valid),
+            room.eq(free | ~second_valid),
+            first_valid_next.eq(Mux(free, second_valid, 1)),
+            second_valid_next.eq(Mux(room, arrives | ended, 1)),
+            self.exhausted.eq(first_last & (offset >= first_units)),
         ]
         with m.Switch(offset):
             for i in range(beat_units):
                 with m.Case(i):
-                    m.d.comb += self.units.eq(held.as_value()[UNIT_BITS * i:])
-
-        # ---- a beat: units behind the block's last one are zeros ----------------------------------------------
-        usable = Signal(range(beat_units + 1))
-        added = Signal(range(beat_units + 1))
-        end = Signal(range(beat_units + 1))
-        beat = Signal(beat_bits)
-        accept = Signal()
-        m.d.comb += [
-            accept.eq(self.beats.valid & self.beats.ready),
-            usable.eq(beat_units - skip),
-            added.eq(Mux(left < usable, left, usable)),
-            end.eq(skip + added),
-            *(beat.word_select(i, UNIT_BITS).eq(Mux(i < end, self.beats.payload.word_select(i, UNIT_BITS), 0))
-              for i in range(beat_units)),
-        ]
-
-        # ---- append and take -------------------------------------------------------------------------------------
-        taken = Signal.like(self.count)
-        passed = Signal(range(self.most + beat_units))  # units from the first beat's begin
-        gone = Signal(range(self.capacity))  # beats that are used up
-        appended = Signal.like(held)
-        beats_appended = Signal.like(beats)
-        level_appended = Signal.like(level)
-        m.d.comb += [
-            taken.eq(Mux(self.take, self.count, 0)),
-            passed.eq(offset + taken),
-            gone.eq(passed // beat_units),
-            beats_appended.eq(beats + accept),
-            level_appended.eq(level + Mux(accept, added, 0)),
-            *(appended[i].eq(Mux(beats == i, Mux(accept, beat, 0), held[i])) for i in range(self.capacity)),
-        ]
-        with m.Switch(gone):
-            for i in range((self.most + beat_units - 1) // beat_units + 1):
-                with m.Case(i):
-                    m.d.sync += held.eq(appended.as_value()[beat_bits * i:])
+                    m.d.comb += self.units.eq(Cat(first, second)[UNIT_BITS * i :])
         m.d.sync += [
             offset.eq(passed),
-            beats.eq(Mux(beats_appended > gone, beats_appended - gone, 0)),
-            level.eq(Mux(level_appended > taken, level_appended - taken, 0)),
+            first_valid.eq(first_valid_next),
+            self.enough.eq(first_valid_next & (second_valid_next | (passed[:log] <= beat_units - self.most))),
         ]
-        with m.If(accept):
-            m.d.sync += [left.eq(left - added), skip.eq(0)]
+        with m.If(free):
+            m.d.sync += [first.eq(second), first_last.eq(second_last), first_units.eq(second_units)]
         with m.If(self.start):
-            m.d.sync += [held.eq(0), beats.eq(0), offset.eq(self.skip), level.eq(0), left.eq(self.total),
-                         skip.eq(self.skip)]
+            m.d.sync += [
+                left.eq(self.total + self.skip), settling.eq(1), last.eq(0), ended.eq(0), offset.eq(self.skip),
+                first_valid.eq(0), second_valid.eq(0), self.enough.eq(0),
+            ]
         return m

@@ -1,184 +1,202 @@
-"""A way of the decoder: one state of the entropy coder, its stream, and its copy of the symbol table."""
+"""A way of the decoder: two states of the entropy coder that take turns, their streams, and the symbol table."""
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import data, enum, wiring
+from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.contract.weight_format import STATE_BITS, UNIT_BITS
+from hw.contract.weight_format import CHECK_DIGIT, STATE_BITS, UNIT_BITS
 from hw.contract.weight_tables import FREQUENCIES, FREQUENCY_BITS, KIND_BITS
 
-#: Entries that are written to the table in a cycle.
-ENTRIES = 2
-
-#: Bits that a step may use, and of a symbol's offset.
+#: Bits that a step may use.
 STEP_BITS = range(UNIT_BITS + 1)
-OFFSET_BITS = (1 << KIND_BITS) - 1
 
-#: What a state's low bits select. With `shift`, 1 to FREQUENCY_BITS, the most bits that the state will take in:
-#: frequency and offset (code less the symbol's first code) are shifted up by shift - 1, so that the frequency's
-#: leading one, which is not stored, is bit FREQUENCY_BITS - 1.
+#: What a state's low bits select. Frequency and offset (code less the symbol's first code) are shifted up by `spread`,
+#: the bits that the state takes in at least, so that the frequency's leading one, which is not stored, is bit
+#: FREQUENCY_BITS - 1; `low` is the frequency times eight, which every state is multiplied with, and the offset.
 ENTRY = data.StructLayout({
     "frequency": unsigned(FREQUENCY_BITS - 1),
-    "offset": unsigned(FREQUENCY_BITS),
-    "shift": unsigned(4),
+    "low": unsigned(STATE_BITS + 1),
+    "spread": unsigned(4),
     "extra": unsigned(KIND_BITS),
     "base": unsigned(8),
 })
 
-#: How row maps are coded: the frequency of rows that are not stored, and ENTRY's shift and frequency of both.
-ROW_CODE = data.StructLayout({
-    "zeros": unsigned(FREQUENCY_BITS),
-    "frequency": data.ArrayLayout(unsigned(FREQUENCY_BITS - 1), 2),
-    "shift": data.ArrayLayout(unsigned(4), 2),
+
+def table_write(entries: int) -> data.StructLayout:
+    """A write of neighbouring entries of the symbol table."""
+    return data.StructLayout({
+        "enable": unsigned(entries),
+        "address": range(FREQUENCIES // entries),
+        "entries": data.ArrayLayout(ENTRY, entries),
+    })
+
+
+#: What the way does with a state, known when it enters.
+STEP = data.StructLayout({
+    "decode": 1,  #: a weight
+    "final": 1,  #: the weight that the final state holds
+    "load": 1,  #: STATE_BITS bits, which are the state
 })
-
-#: A write of ENTRIES neighbouring entries.
-TABLE_WRITE = data.StructLayout({
-    "enable": unsigned(ENTRIES),
-    "address": unsigned(FREQUENCY_BITS - 1),
-    "entries": data.ArrayLayout(ENTRY, ENTRIES),
-})
-
-
-class Step(enum.Enum, shape=3):
-    """What a way does."""
-
-    BITS = 0  #: take `bits` bits
-    STATE = 1  #: take STATE_BITS bits, which are the state
-    ROW_MAP = 2  #: decode a bit of a row map
-    WEIGHT = 3  #: decode a weight
-    LAST_WEIGHT = 4  #: the weight that the final state holds
 
 
 class Way(wiring.Component):
-    """A step per cycle.
+    """Two stages, one state in each of them: the state in the first one looks up its symbol and takes its place in the
+    stream; that in the second one is multiplied, and takes bits in. Then they change places.
+
+    Parameters
+    ----------
+    entries : of the table that are written at once, 1 or 2.
 
     Members
     -------
-    table : writes to the symbol table. row_code : of row maps, constant while they are decoded.
-    run : make the step `step`; a step of BITS takes `bits` bits. insert, unit : a unit to be appended in this cycle.
-    below_one, below_two : fewer bits are there than one unit has, than two.
-    next_bits : the next UNIT_BITS bits.
-    row_stored : what a ROW_MAP step decodes, in the step's cycle.
-    base, offset, extra : what a WEIGHT step decodes, in the next cycle: base + the low `extra` bits of offset.
-    state : without its leading one. rest_zero : no bit of the stream that is left is set.
+    go : both states move on. clear : neither has a unit; they want one in their next step.
+    table : writes to the symbol table.
+    half : of the state in the first stage. active, step : what it does; inactive, it stays as it is.
+    ask : it needs a unit, which comes until the state has left the second stage: insert, unit.
+
+    Of the state in the second stage:
+
+    bits : that it takes in a step that does nothing else, or loads the state.
+    next_bits : what comes next in its stream. digit : the high bits of the state. low_zero : its low ones are.
+    value : the weight that left it when the states last moved; 0 where there was none.
     """
 
-    def __init__(self):
+    def __init__(self, entries: int):
+        self.entries = entries
         super().__init__({
-            "table": In(TABLE_WRITE),
-            "row_code": In(ROW_CODE),
-            "run": In(1),
-            "step": In(Step),
-            "bits": In(STEP_BITS),
+            "go": In(1),
+            "clear": In(1),
+            "table": In(table_write(entries)),
+            "half": In(1),
+            "active": In(1),
+            "step": In(STEP),
+            "ask": Out(1),
             "insert": In(1),
             "unit": In(UNIT_BITS),
-            "below_one": Out(1),
-            "below_two": Out(1),
+            "bits": In(STEP_BITS),
             "next_bits": Out(UNIT_BITS),
-            "row_stored": Out(1),
-            "base": Out(8),
-            "offset": Out(OFFSET_BITS),
-            "extra": Out(KIND_BITS),
-            "state": Out(STATE_BITS),
-            "rest_zero": Out(1),
-            "clear": In(1),
+            "digit": Out(CHECK_DIGIT),
+            "low_zero": Out(1),
+            "value": Out(8),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        state, step = self.state, self.step
 
-        # ---- the symbol: from the table, or one of the two of row maps ---------------------------------------------
-        m.submodules.memory = memory = Memory(shape=data.ArrayLayout(ENTRY, ENTRIES), depth=FREQUENCIES // ENTRIES,
-                                              init=[])
+        # ---- first stage: units 0 and 1 of the stream, place of the next bit in them ---------------------------------
+        # When bit 4 of the place is set, unit 0 is used up. Unit 2 waits until there is room; it arrives behind the
+        # state, and so lies beside the stages, one for each half.
+        state = Signal(STATE_BITS)
+        units = Signal(data.ArrayLayout(UNIT_BITS, 2))
+        place = Signal(range(2 * UNIT_BITS))
+        waiting = Signal(data.ArrayLayout(UNIT_BITS, 2))
+        cross = Signal()
+        moved = Signal.like(units)
+        aligned = Signal(UNIT_BITS)
+        m.d.comb += [
+            cross.eq(place[-1] & self.active),
+            self.ask.eq(cross),
+            moved[0].eq(Mux(cross, units[1], units[0])),
+            moved[1].eq(Mux(cross, waiting[self.half], units[1])),
+            aligned.eq(moved.as_value()[: 2 * UNIT_BITS - 1] >> place[:4]),
+        ]
+        for half in range(2):
+            with m.If(self.insert & (self.half != half)):
+                m.d.sync += waiting[half].eq(self.unit)
+
+        m.submodules.memory = memory = Memory(shape=data.ArrayLayout(ENTRY, self.entries),
+                                              depth=FREQUENCIES // self.entries, init=[])
         write = memory.write_port(granularity=1)
         read = memory.read_port()
-        code = Signal(FREQUENCY_BITS)
         entry = Signal(ENTRY)
-        row_entry = Signal(ENTRY)
-        symbol = Signal(ENTRY)
-        row_start = Signal(FREQUENCY_BITS)
         m.d.comb += [
             write.en.eq(self.table.enable),
             write.addr.eq(self.table.address),
             write.data.eq(self.table.entries),
-            code.eq(state[:FREQUENCY_BITS]),
-            entry.eq(Mux(state[0], read.data[1], read.data[0])),
-            self.row_stored.eq(code >= self.row_code.zeros),
-            row_start.eq(Mux(self.row_stored, self.row_code.zeros, 0)),
-            row_entry.frequency.eq(self.row_code.frequency[self.row_stored]),
-            row_entry.shift.eq(self.row_code.shift[self.row_stored]),
-            row_entry.offset.eq((code - row_start)[:FREQUENCY_BITS] << (row_entry.shift - 1)[:4]),
-            symbol.eq(Mux(step == Step.ROW_MAP, row_entry, entry)),
+            entry.eq(read.data[0] if self.entries == 1 else Mux(state[0], read.data[1], read.data[0])),
         ]
 
-        # ---- the next state, of which `scaled` is the upper part, shifted as if it would take shift - 1 bits -------
-        buffer = Signal(3 * UNIT_BITS)
-        level = Signal(range(3 * UNIT_BITS))  # its bits, with those of a unit that waits
-        unit, waiting = Signal(UNIT_BITS), Signal()
-        available = Signal.like(buffer)
-        m.d.comb += available.eq(buffer | (Mux(waiting, unit, 0) << (level - UNIT_BITS)[:5]))
-        high = state[FREQUENCY_BITS:]
-        frequency = Cat(symbol.frequency, Const(1, 1))
-        scaled = Signal(STATE_BITS + 1)
-        ones = Signal(FREQUENCY_BITS)
-        decoded = Signal(STATE_BITS)
-        fewer = Signal()
-        m.d.comb += [
-            scaled.eq((frequency << 3) + frequency * high + symbol.offset),
-            fewer.eq(scaled[-1]),
-            ones.eq((1 << symbol.shift) - 1),
-            decoded.eq(Mux(fewer, scaled | (available & (ones >> 1)), (scaled << 1) | (available & ones))),
-        ]
-        following = Signal(STATE_BITS)
-        most = Signal(STEP_BITS)  # bits that the step uses, or one more: shifts do not wait for the product
-        one_less = Signal()
-        m.d.comb += following.eq(state)
-        with m.If(self.run):
-            with m.Switch(step):
-                with m.Case(Step.BITS):
-                    m.d.comb += most.eq(self.bits)
-                with m.Case(Step.STATE):
-                    m.d.comb += [most.eq(STATE_BITS), following.eq(available)]
-                with m.Case(Step.ROW_MAP):
-                    m.d.comb += [most.eq(symbol.shift), one_less.eq(fewer), following.eq(decoded)]
-                with m.Case(Step.WEIGHT):
-                    m.d.comb += [most.eq(symbol.shift + symbol.extra), one_less.eq(fewer), following.eq(decoded)]
-                with m.Case(Step.LAST_WEIGHT):
-                    m.d.comb += following.eq(Cat(Const(0, 8), state[8:]))
-        m.d.sync += state.eq(following)
-        m.d.comb += [
-            read.addr.eq(following[1:FREQUENCY_BITS]),
-            read.en.eq(~write.en.any()),  # the table is complete before it is read; synthesis sees it from this
-        ]
-        shifted_offset = Signal(UNIT_BITS + 1)
-        m.d.comb += shifted_offset.eq((available << 1)[: UNIT_BITS + 1] >> symbol.shift)
-        with m.If(self.run):
+        # ---- between the stages --------------------------------------------------------------------------------------
+        state_2 = Signal.like(state)
+        units_2 = Signal.like(units)
+        place_2 = Signal.like(place)
+        symbol = Signal(ENTRY)  # nothing but zeros unless a symbol is decoded
+        decoding, fixed = Signal(), Signal()  # a symbol; a number of bits
+        loading, final, keeping, keeping_low = Signal(), Signal(), Signal(), Signal()
+        with m.If(self.go):
             m.d.sync += [
-                self.base.eq(Mux(step == Step.LAST_WEIGHT, state, symbol.base)),
-                self.extra.eq(Mux(step == Step.LAST_WEIGHT, 0, symbol.extra)),
-                self.offset.eq(Mux(fewer, shifted_offset, shifted_offset >> 1)),
+                state_2.eq(state),
+                units_2.eq(moved),
+                place_2.eq(Cat(place[:4], place[-1] & ~self.active)),
+                self.next_bits.eq(aligned),
+                decoding.eq(self.active & self.step.decode),
+                fixed.eq(self.active & ~self.step.decode & ~self.step.final),
+                loading.eq(self.active & self.step.load),
+                final.eq(self.active & self.step.final),
+                keeping.eq(~(self.active & (self.step.decode | self.step.load))),
+                keeping_low.eq(~(self.active & (self.step.decode | self.step.load | self.step.final))),
+                symbol.eq(Mux(self.active & self.step.decode, entry, 0)),
             ]
 
-        # ---- the stream; a unit joins the bits a cycle after it was taken ------------------------------------------
-        shifted = Signal(3 * UNIT_BITS + 1)
+        # ---- second stage: the next state, `x` shifted as if it would take `spread` bits -----------------------------
+        frequency = Signal(FREQUENCY_BITS)
+        low_product = Signal(FREQUENCY_BITS + 2)
+        high_product = Signal(STATE_BITS + 1)
+        x = Signal(STATE_BITS + 1)
+        enough = Signal()
         m.d.comb += [
-            self.below_one.eq(level < UNIT_BITS),
-            self.below_two.eq(level < 2 * UNIT_BITS),
-            self.next_bits.eq(available),
-            self.rest_zero.eq(available == 0),
-            shifted.eq((available << 1) >> most),
+            frequency.eq(Cat(symbol.frequency, decoding)),
+            low_product.eq(Mux(state_2[FREQUENCY_BITS], frequency, 0)
+                           + (Mux(state_2[FREQUENCY_BITS + 1], frequency, 0) << 1)),
+            high_product.eq(symbol.low + (Mux(state_2[FREQUENCY_BITS + 2], frequency, 0) << 2)),
+            x.eq(low_product + high_product),
+            enough.eq(x[-1]),
         ]
-        m.d.sync += [
-            buffer.eq(Mux(one_less, shifted, shifted >> 1)),
-            level.eq(level + Mux(self.insert, UNIT_BITS, 0) - most + one_less),
-            unit.eq(self.unit),
-            waiting.eq(self.insert),
+        taken = Signal(FREQUENCY_BITS)  # bits behind the symbol's offset
+        ones = Signal(FREQUENCY_BITS - 1)
+        mixed_in = Signal(FREQUENCY_BITS - 1)
+        one_more = Signal()
+        other = Signal(STATE_BITS)  # the next state where no symbol is decoded
+        scaled = Signal(STATE_BITS)
+        following = Signal(STATE_BITS)
+        m.d.comb += [
+            taken.eq(self.next_bits >> symbol.extra),
+            ones.eq(Cat(symbol.spread > i for i in range(FREQUENCY_BITS - 1))),
+            mixed_in.eq(taken & ones),
+            one_more.eq(taken.bit_select(symbol.spread, 1) & decoding),
+            other.eq(Mux(loading, self.next_bits[:STATE_BITS], 0)
+                     | Cat(Mux(keeping_low, state_2[:8], 0), Mux(keeping, state_2[8:], 0))),
+            scaled.eq(x[:STATE_BITS] | mixed_in),
+            following.eq(Mux(enough, scaled, Cat(one_more, scaled[:-1])) | other),
+            read.addr.eq(following[self.entries - 1 : FREQUENCY_BITS]),
+            # The table is complete before it is read: synthesis sees from this that no cycle does both.
+            read.en.eq(self.go & ~write.en.any()),
         ]
+
+        used = Signal(range(2 * UNIT_BITS))
+        following_place = Signal(range(2 * UNIT_BITS))
+        one_further = Signal.like(following_place)
+        m.d.comb += [
+            used.eq((symbol.extra + symbol.spread) | Mux(fixed, self.bits, 0)),
+            following_place.eq(place_2 + used),
+            one_further.eq(place_2 + used + 1),
+        ]
+        inside = Signal((1 << KIND_BITS) - 1)
+        m.d.comb += [
+            inside.eq(self.next_bits & Cat(symbol.extra > i for i in range(len(inside)))),
+            self.digit.eq(state_2[8:]),
+            self.low_zero.eq(state_2[:8] == 0),
+        ]
+        with m.If(self.go):
+            m.d.sync += [
+                state.eq(following),
+                units.eq(units_2),
+                place.eq(Mux(decoding & ~enough, one_further, following_place)),
+                self.value.eq((symbol.base | Mux(final, state_2[:8], 0)) + inside),
+            ]
         with m.If(self.clear):
-            m.d.sync += [buffer.eq(0), level.eq(0), waiting.eq(0)]
+            m.d.sync += [place.eq(UNIT_BITS), place_2.eq(UNIT_BITS)]
         return m

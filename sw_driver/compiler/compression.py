@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from hw.contract.commands import Flag
 from hw.contract.config import Config
 from hw.contract.weight_encoding import WAY_BITS, count_weights, encode_block
-from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
+from hw.contract.weight_format import BlockHeader, MapCode, TableKind, TileOrder
 from hw.contract.weight_tables import Symbol
-from sim.cycle_model import COSTS, decoding
+from sim.cycle_model import decoding, table as building
 
 #: What --weights may be.
 MODES = ("compressed", "raw")
@@ -112,10 +112,10 @@ def compress(parts: Sequence[Part], previous: Table | None, lead: Lead, computin
         block, loading = None, raw / 8
         if part.order.tiles <= config.weight_maps and part.words:
             ways, cycles = _ways(part, TableKind.PREVIOUS if chosen else TableKind.GENERAL, available, config)
-            slack = 8 * min(max(cycles - available, 0), COSTS.table) / CYCLES_PER_BYTE
+            slack = 8 * min(max(cycles - available, 0), building(config)) / CYCLES_PER_BYTE
             others = None if chosen else _sum(parts[number + 1 :])
             block = _block(part, _encoded(part, ways, table, chosen, slack, others), config, with_maps)
-            cycles = max(decoding(part.order, block.header, part.maps), len(block.data) / 8)
+            cycles = max(decoding(part.order, block.header, config, part.maps), len(block.data) / 8)
             if _value(len(block.data), cycles, available) < _value(raw, raw / 8, available):
                 table, chosen, loading = block.table, True, cycles
             else:
@@ -131,10 +131,11 @@ def _value(size: int, cycles: float, available: float) -> float:
 
 def _ways(part: Part, table: TableKind, available: float, config: Config) -> tuple[int, int]:
     """The best number of ways, and the decoder's cycles with it."""
-    coded = sum(tile.rows for tile in part.order) > sum(row_map.bit_count() for row_map in part.maps)
+    rows = sum(tile.rows for tile in part.order)
+    coded = MapCode.PREFIX if rows > sum(row_map.bit_count() for row_map in part.maps) else MapCode.STORED
     choices = []
     for log in range(config.weight_ways.bit_length()):
-        cycles = decoding(part.order, BlockHeader(1 << log, table, coded), part.maps)
+        cycles = decoding(part.order, BlockHeader(1 << log, table, coded), config, part.maps)
         choices.append((WAY_BYTES * (1 << log) + max(cycles - available, 0) / CYCLES_PER_BYTE, 1 << log, cycles))
     _value, ways, cycles = min(choices)
     return ways, cycles

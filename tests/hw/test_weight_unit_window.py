@@ -13,7 +13,7 @@ from testbench.component_simulation import simulate
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
 
 
-@pytest.mark.parametrize(("most", "beat_units"), [(2, 4), (4, 4), (8, 4), (16, 4), (16, 8)])
+@pytest.mark.parametrize(("most", "beat_units"), [(1, 4), (2, 4), (4, 4), (4, 8), (8, 8)])
 def test_units_in_order(most, beat_units):
     print(f"LACUNA_SEED={SEED}")
     random = np.random.default_rng([SEED, most])
@@ -34,17 +34,16 @@ def test_units_in_order(most, beat_units):
             ctx.set(dut.start, 0)
             got = []
             while len(got) < total + 20:
-                count = int(random.integers(most + 1))
+                count = int(random.integers(most + 1)) if random.random() < 0.8 else 0
                 ctx.set(dut.count, count)
                 ctx.set(dut.beats.valid, int(bool(beats) and random.random() < 0.7))
                 ctx.set(dut.beats.payload, beats[0] if beats else 0)
-                take = ctx.get(dut.enough) and random.random() < 0.8
-                ctx.set(dut.take, int(take))
-                assert ctx.get(dut.exhausted) == (len(got) >= total)
+                take = ctx.get(dut.enough)
+                if take:
+                    assert ctx.get(dut.exhausted) == (len(got) >= total)
                 offered = ctx.get(dut.units)
                 valid, accepted = ctx.get(dut.beats.valid), ctx.get(dut.beats.ready)
                 await ctx.tick()
-                ctx.set(dut.take, 0)
                 if take:
                     got += [offered >> 16 * i & 0xFFFF for i in range(count)]
                 if valid and accepted:
