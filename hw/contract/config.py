@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 
 #: Version of the command set, the layouts and the program image. Any change to one of them raises it.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 #: Largest kernel side of a convolution (design, section 4.2).
 KERNEL_MAX = 16
@@ -180,7 +180,7 @@ PRESETS: dict[str, Config] = {
                parameter_channels=1024, mask_words=512),
         Config("large", rows=8, lanes=16, pixels_per_row=8, requantise_lanes=8, fetch_ports=2,
                feature_bytes=256 * _KIB, feature_banks=4, weight_bytes=128 * _KIB, weight_maps=2048,
-               parameter_channels=1024, mask_words=1024),
+               parameter_channels=2048, mask_words=1024),
         Config("xlarge", rows=16, lanes=16, pixels_per_row=8, requantise_lanes=16, fetch_ports=2,
                feature_bytes=512 * _KIB, feature_banks=4, weight_bytes=256 * _KIB, weight_maps=4096,
                parameter_channels=2048, mask_words=2048),

@@ -22,7 +22,7 @@ ADDRESSED_DEVICES = ("rtl:", "uart:", "uio:")
 SIMULATORS = ("verilator", "icarus")
 
 #: How the compiler lays weights out.
-WEIGHTS = ("compressed", "raw")
+WEIGHTS = ("compressed", "raw", "resident")
 
 #: Limits of the simulated external memory: latency in cycles, and bytes per cycle when it is not slowed down.
 LATENCIES = range(2, 65536)
@@ -175,7 +175,8 @@ def _add_preset(command: argparse.ArgumentParser) -> None:
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
-                         help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are "
+                         help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are; "
+                              "resident: compressed, and loaded once for many runs, where all of them fit the chip "
                               f"(default: {WEIGHTS[0]})")
 
 

@@ -14,8 +14,8 @@ from hw.contract.weight_format import BlockHeader, TableKind, TileOrder
 from hw.contract.weight_tables import Symbol
 from sim.cycle_model import COSTS, decoding
 
-#: What --weights may be.
-MODES = ("compressed", "raw")
+#: What --weights may be. Resident weights are compressed, too; they are loaded once for many runs.
+MODES = ("compressed", "raw", "resident")
 
 #: A byte more is worth so many cycles less, where weights are waited for.
 CYCLES_PER_BYTE = 4

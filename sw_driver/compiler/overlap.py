@@ -31,13 +31,16 @@ Rows = Mapping[Layer, int]
 @dataclasses.dataclass
 class Schedule:
     """Instructions in program order, with their tokens, and as commands; spans : when each is expected to run; cycles :
-    of the whole program, expected."""
+    of the whole program, expected. loading : the instructions for resident weights, which are a program of their own;
+    loading_cycles : expected."""
 
     assembly: Assembly
     instructions: list[Instruction]
     commands: list[Command]
     spans: list[Span]
     cycles: int
+    loading: list[Instruction]
+    loading_cycles: int
 
 
 def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer], config: Config,
@@ -73,16 +76,27 @@ def _on_conv(layer: Layer) -> bool:
 
 
 def _schedule(assembly: Assembly, config: Config) -> Schedule:
-    instructions = assembly.transfers.instructions
+    loading = [instruction for instruction in assembly.transfers.instructions if instruction.resident]
+    instructions = [instruction for instruction in assembly.transfers.instructions if not instruction.resident]
     before = dependencies(instructions)
-    cycles = [instruction.cycles or expected_command(instruction.opcode, instruction.values, config)
-              for instruction in instructions]
+    cycles = _cycles(instructions, config)
     order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
     set_order(ordered)
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
-    commands = [Command(index, instruction.opcode, dict.fromkeys(
+    commands = _commands(ordered)
+    spans, total = timeline(commands, [cycles[i] for i in order], config)
+    loading_cycles = timeline(_commands(loading), _cycles(loading, config), config)[1] if loading else 0
+    return Schedule(assembly, ordered, commands, spans, total, loading, loading_cycles)
+
+
+def _cycles(instructions: Iterable[Instruction], config: Config) -> list[int]:
+    return [instruction.cycles or expected_command(instruction.opcode, instruction.values, config)
+            for instruction in instructions]
+
+
+def _commands(ordered: Iterable[Instruction]) -> list[Command]:
+    return [Command(index, instruction.opcode, dict.fromkeys(
         (field.name for field in fields(instruction.opcode)), 0) | instruction.values)
         for index, instruction in enumerate(ordered, start=1)]
-    return Schedule(assembly, ordered, commands, *timeline(commands, [cycles[i] for i in order], config))
