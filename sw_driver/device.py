@@ -241,8 +241,8 @@ class Device:
             code = Error(number) if number in set(Error) else Error.NONE
             name = code.name if code else f"code {number}"
             self.reset()
-            raise DeviceError(f"The device stopped with {name} at {describe_command(program, index, loading)}, address or "
-                              f"offset {address:#x}", code, index)
+            where = describe_command(program, index, loading)
+            raise DeviceError(f"The device stopped with {name} at {where}, address or offset {address:#x}", code, index)
         if not status & Status.DONE:
             raise DeviceError(f"The device raised its interrupt without being done: {self.state()}")
 

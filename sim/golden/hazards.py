@@ -209,8 +209,9 @@ def check_hazards(commands: Sequence[Command], config: Config, image: bytes,
     """Raise HazardError unless all conflicting accesses of different engines are ordered by tokens.
 
     `commands` come from `read_program` and passed `limits.check`; `image` is the content of window IMAGE, from
-    which the row maps are read. loading : commands that ran before, and whose weights these compute with. Names the later command, the earlier one, the memory and the entries. Raises
-    TokenError where a command waits for tokens that do not come, or where too many may pile up.
+    which the row maps are read. loading : commands that ran before, and whose weights these compute with. Names the
+    later command, the earlier one, the memory and the entries. Raises TokenError where a command waits for tokens that
+    do not come, or where too many may pile up.
     """
     check_counts(commands)
     known = clocks(commands)

@@ -65,7 +65,8 @@ class Executed:
 class Run:
     """A program's run: the commands executed, in program order, and the error that ended it, if one did.
 
-    required : the tag that it required. dispatched : commands that were sent to an engine: the executed ones, and the one that an engine refused.
+    required : the tag that it required, or 0. dispatched : commands that were sent to an engine: the executed ones, and
+        the one that an engine refused.
     error, error_command, error_address : as the registers hold them. error_text : for people.
     """
 

@@ -99,6 +99,8 @@ def _remedy(graph: Graph, config: Config, options: Options) -> str:
             except CapacityError:
                 continue
             return f"Preset {larger.name!r} has room for this model"
+    if options.weights == "resident":
+        return "No preset has room for all of them"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 

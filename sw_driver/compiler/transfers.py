@@ -131,8 +131,8 @@ class Transfers:
             if report[f"{name}_bytes"] > limit:
                 raise CapacityError(
                     f"The model's {_KINDS[space]} take {report[f'{name}_bytes']:,} bytes, of which none may leave the "
-                    f"chip where weights are resident; the {_MEMORIES[space]} has {limit:,}. Weights \"compressed\" are "
-                    "loaded again for every run, and need not fit")
+                    f"chip where weights are resident; the {_MEMORIES[space]} has {limit:,}. Weights \"compressed\" "
+                    "are loaded again for every run, and need not fit")
         return report
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:

@@ -51,7 +51,8 @@ def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config, *, last:
 
     A command's weights take at most half of the weight store, so that the next command's arrive meanwhile,
     unless one block alone needs more. Weights that are used once, and the last ones to arrive, take at most a
-    quarter: what is computed when all are there is less. Resident weights are there in any case. Raises CapacityError when one block does not fit at all.
+    quarter: what is computed when all are there is less. Resident weights are there in any case. Raises
+    CapacityError when one block does not fit at all.
     """
     if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
         if not all(_fits(tiles, first, 1, config, 1) for first in range(tiles.output_blocks)):
