@@ -159,8 +159,8 @@ def test_a_file_holds_both_programs(program: Program) -> None:
     (2000, "No preset has room for all of them"), (200, "Preset 'medium' has room for this model")])
 def test_weights_that_do_not_fit(channels: int, remedy: str) -> None:
     message = (r"The model's weights and tables take [\d,]+ bytes, of which none may leave the chip where weights are "
-               r"resident; the weight store has 16,384\. Weights \"compressed\" are loaded again for every run, and need "
-               rf"not fit\. {remedy}$")
+               r"resident; the weight store has 16,384\. Weights \"compressed\" are loaded again for every run, and "
+               rf"need not fit\. {remedy}$")
     with pytest.raises(CapacityError, match=message):
         lacuna.compile(network(channels=channels, table=False), preset=PRESET, weights="resident")
 
