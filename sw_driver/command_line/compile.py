@@ -17,7 +17,8 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights)
+    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights,
+                            bandwidth=options.bandwidth)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     if options.output is not None:

@@ -83,7 +83,8 @@ def _add_run(commands: Any) -> None:
     simulation.add_argument("--latency", type=_latency, default=20, metavar="CYCLES",
                             help="of the external memory (default: 20)")
     simulation.add_argument("--bandwidth", type=_bandwidth, default=float(BANDWIDTH_MAX), metavar="BYTES",
-                            help="of the external memory per cycle: 8, 4, 2, 1, 0.5, ... (default: 8)")
+                            help="of the external memory per cycle: 8, 4, 2, 1, 0.5, ... (default: 8); a model is "
+                                 "compiled for it")
     simulation.add_argument("--flash-bandwidth", type=_bandwidth, metavar="BYTES",
                             help="of a second memory that holds the program with its weights, per cycle (default: it "
                                  "is in the same memory as all else)")
@@ -110,6 +111,9 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file")
     _add_preset(compile_)
     _add_weights(compile_)
+    compile_.add_argument("--bandwidth", type=_bandwidth, default=float(BANDWIDTH_MAX), metavar="BYTES",
+                          help="of the external memory per cycle that is reckoned with: 8, 4, 2, 1, 0.5, ...; the "
+                               "program runs with any (default: 8)")
     compile_.add_argument("-o", "--output", type=Path, metavar="OUT.lacuna", help="program image to write")
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "

@@ -123,8 +123,9 @@ def _load(options: argparse.Namespace, config: Config) -> _Job:
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config, folding=options.folding, weights=options.weights), load_graph(model),
-                    data)
+        program = compile_model(model, config, folding=options.folding, weights=options.weights,
+                                bandwidth=options.bandwidth)
+        return _Job(program, load_graph(model), data)
     if not options.folding or options.weights != WEIGHTS[0]:
         option = "--no-folding" if not options.folding else f"--weights {options.weights}"
         raise Failure(f"{option} is for a model; {model} is compiled already: give it to `lacuna compile` instead")

@@ -42,7 +42,8 @@ class Assembly:
     ----------
     graph, config : the model and the device. layers : gated and fused.
     compressed : whether weights are compressed where that takes fewer bytes. resident : whether they stay on chip, so
-        that a run loads none: the instructions that load them are `resident`.
+        that a run loads none: the instructions that load them are `resident`. pace : cycles that memory takes for a
+        beat.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
     rows : output rows of a stripe, for layers that are cut though their maps are on chip.
 
@@ -55,12 +56,13 @@ class Assembly:
     """
 
     def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
-                 rows: Mapping[Layer, int], *, compressed: bool = True, resident: bool = False):
+                 rows: Mapping[Layer, int], *, compressed: bool = True, resident: bool = False,
+                 pace: int = 1):
         self.config = config
         self.layers = layers
         self.wanted = wanted
         self.compressed = compressed
-        self.transfers = Transfers(graph, config, resident=resident)
+        self.transfers = Transfers(graph, config, resident=resident, pace=pace)
         self.weights: list[WeightReport] = []
         self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))

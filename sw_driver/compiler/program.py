@@ -32,22 +32,33 @@ from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
+#: Bytes that the bus moves in a cycle.
+BUS_BYTES = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to compile. folding, weights, stripes : see `compile_model`."""
+    """How to compile. folding, weights, stripes, bandwidth : see `compile_model`."""
 
     folding: bool = True
     weights: str = WEIGHT_MODES[0]
     stripes: int | None = None
+    bandwidth: float = BUS_BYTES
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHT_MODES:
-            raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {self.weights!r}")
+            raise ValueError(f"weights must be one of {', '.join(WEIGHT_MODES)}, not {self.weights!r}")
+        if not 0 < self.bandwidth <= BUS_BYTES or BUS_BYTES % self.bandwidth:
+            raise ValueError(f"bandwidth must be {BUS_BYTES} / n for a whole number n, not {self.bandwidth!r}")
+
+    @property
+    def pace(self) -> int:
+        """Cycles that memory takes for a beat."""
+        return int(BUS_BYTES / self.bandwidth)
 
 
 def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
-                  weights: str = WEIGHT_MODES[0], stripes: int | None = None,
+                  weights: str = WEIGHT_MODES[0], stripes: int | None = None, bandwidth: float = BUS_BYTES,
                   also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
@@ -58,6 +69,8 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     weights : "compressed", where that takes fewer bytes, or "raw"; both are loaded again for every run. "resident":
         compressed, and loaded once: all of the model's weights must fit the chip, and a run moves none.
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
+    bandwidth : bytes per cycle of external memory, which the cycle model reckons with: 8, or less for a slow one. The
+        program runs with any.
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
 
@@ -69,7 +82,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     graph = load_graph(model)
     graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes))
+    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes, bandwidth))
 
 
 def _computed(graph: Graph, name: str) -> int:
@@ -134,8 +147,8 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
     share_in_place(layers, set(wanted))
     schedule = best_schedule(
         lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=options.weights != "raw",
-                              resident=options.weights == "resident"),
-        layers, config, options.stripes)
+                              resident=options.weights == "resident", pace=options.pace),
+        layers, config, options.stripes, pace=options.pace)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
     image, loading = _image(schedule, config)
@@ -148,7 +161,8 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
         layers=_reported(layers, ordered) + _host_layers(graph, lowering), loading=loading,
-        report=_report(schedule) | {"folding": None if folded is None else folded.report},
+        report=_report(schedule) | {"bandwidth": options.bandwidth,
+                                    "folding": None if folded is None else folded.report},
     )
 
 

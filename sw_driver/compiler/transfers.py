@@ -35,13 +35,15 @@ class Transfers:
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
 
-    resident : what is streamed stays; the rings must not go around (`require_residency`).
+    resident : what is streamed stays; the rings must not go around (`residency`). pace : cycles that memory takes for a
+    beat.
     """
 
-    def __init__(self, graph: Graph, config: Config, *, resident: bool = False):
+    def __init__(self, graph: Graph, config: Config, *, resident: bool = False, pace: int = 1):
         self.graph = graph
         self.config = config
         self.resident = resident
+        self._pace = pace
         self.instructions: list[Instruction] = []
         self.data = bytearray()
         self.blocks = bytearray()
@@ -60,7 +62,7 @@ class Transfers:
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
         self._table: Table | None = None  # of the last compressed layer
-        self._lead = Lead(config)
+        self._lead = Lead(config, pace)
 
     # ---- instructions -------------------------------------------------------------------------
 
@@ -117,7 +119,8 @@ class Transfers:
                   "parameter_address": own.first}
         self.instructions.append(Instruction(
             Opcode.LOAD, values, [], [region for region in (weight, maps, own) if region.count],
-            cycles=cycle_model.block(values, self.config, block.maps, block.header), resident=self.resident))
+            cycles=cycle_model.block(values, self.config, block.maps, block.header, pace=self._pace),
+            resident=self.resident))
         return weight, maps, own
 
     def residency(self) -> dict[str, int]:
