@@ -13,11 +13,11 @@ import numpy as np
 from benchmarks.measuring import ROOT, SHARED_MODELS, Network, NotExact
 from benchmarks.tables import Section
 from hw.contract.commands import COMMAND_BYTES, RECORD_BYTES, Engine, transfer_beats
-from hw.contract.config import PRESETS
+from hw.contract.config import PRESETS, Config
 from hw.contract.image import Program
 from sim.timeline import Span
 from sim.tokens import read_program
-from sw_driver.compiler import compile_model
+from sw_driver.compiler import CapacityError, compile_model
 from sw_driver.compiler.bounds import command_bounds
 from sw_driver.device import Device
 from sw_driver.links.rtl import open_rtl
@@ -71,8 +71,12 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
         for network in networks():
             inputs = network.inputs(network.files[0])
             wanted = run_oracle(network.model, inputs)
-            programs = {mode: compile_model(network.model, config, weights=mode) for mode in ("compressed", "raw")}
             for bandwidth in BANDWIDTHS:
+                programs = {mode: compile_model(network.model, config, weights=mode, bandwidth=bandwidth)
+                            for mode in ("compressed", "raw")}
+                fast = compile_model(network.model, config)
+                resident = _resident(network, config, bandwidth)
+
                 def label(mode: str, place: str, name: str = network.name, bandwidth: float = bandwidth) -> str:
                     return f"{name}, {mode} weights, {place} of {bandwidth:g} bytes per cycle"
 
@@ -80,22 +84,40 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
                 compressed, raw = (_run(device, program, inputs, wanted, label(mode, "memory"), progress)
                                    for mode, program in programs.items())
                 link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
-                flash = _run(device, programs["compressed"], inputs, wanted, label("compressed", "flash"), progress)
+                flash = _run(device, fast, inputs, wanted, label("compressed", "flash"), progress)
+                stays = ["-"] * 4 if resident is None else _resident_row(
+                    resident, _run(device, resident, inputs, wanted, label("resident", "memory"), progress))
                 moved = bytes_moved(programs["compressed"])
                 rows.append([network.name, f"{bandwidth:g}", compressed.cycles, raw.cycles,
                              programs["compressed"].report["weights_total"]["weight_bytes"], moved,
                              round(moved / bandwidth), round(compressed.cycles * bandwidth / moved, 3),
                              _share(waited(programs["compressed"], compressed), compressed.cycles), flash.cycles,
-                             _share(waited(programs["compressed"], flash), flash.cycles)])
+                             _share(waited(fast, flash), flash.cycles), *stays])
     return Section(
         "weights", f"Weights and memory bandwidth ({preset})",
         "Cycles from doorbell to interrupt by the bytes per cycle of external memory, which has 20 cycles of latency; "
-        "reads and writes share it. Bytes moved: weights and parameters, inputs, outputs, commands, records; the bound "
-        "is bytes / bandwidth. Waited: share of the cycles in which an engine stood still while weights were "
-        "transferred. Flash: the program with its weights in a second memory of that bandwidth, all else in one of 8 "
-        "bytes per cycle.",
+        "reads and writes share it; the network is compiled for it. Bytes moved: weights and parameters, inputs, "
+        "outputs, commands, records; the bound is bytes / bandwidth. Waited: share of the cycles in which an engine "
+        "stood still while weights were transferred. Flash: the program with its weights in a second memory of that "
+        "bandwidth, all else in one of 8 bytes per cycle. Resident: weights were loaded before, in the cycles given, "
+        "and stay; a dash where they don't fit the chip.",
         ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
-         "cycles / bound", "waited", "cycles, flash", "waited, flash"], rows)
+         "cycles / bound", "waited", "cycles, flash", "waited, flash", "cycles, resident", "waited, resident",
+         "bytes moved, resident", "cycles to load"], rows)
+
+
+def _resident(network: Network, config: Config, bandwidth: float) -> Program | None:
+    """The network with resident weights; None where they don't fit."""
+    try:
+        return compile_model(network.model, config, weights="resident", bandwidth=bandwidth)
+    except CapacityError:
+        return None
+
+
+def _resident_row(program: Program, result: RunResult) -> list[Any]:
+    """Cycles, share waited and bytes of a run, and the cycles of loading before it."""
+    assert result.loading is not None, "the runs before required other weights"
+    return [result.cycles, _share(waited(program, result), result.cycles), bytes_moved(program), result.loading.cycles]
 
 
 def _share(cycles: int, of: int) -> str:

@@ -278,11 +278,11 @@ def combine(values: Mapping[str, int]) -> int:
     return COSTS.combine + COSTS.combine_word * values["output_rows"] * mask_row_words(values["output_width"])
 
 
-def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
-    """Cycles of a LOAD or STORE with these fields, with the bus to itself."""
+def transfer(opcode: Opcode, values: Mapping[str, int], config: Config, pace: int = 1) -> int:
+    """Cycles of a LOAD or STORE with these fields, with the bus to itself. pace : of memory, cycles for a beat."""
     if values["flags"] & Flag.COMPRESSED:
-        return block(values, config)
-    beats = values["length"] // 8
+        return block(values, config, pace=pace)
+    beats = values["length"] // 8 * pace
     if opcode is Opcode.STORE:
         return COSTS.store + COSTS.write_latency + beats
     entry = config.parameter_entry_bytes // 8
@@ -291,10 +291,11 @@ def transfer(opcode: Opcode, values: Mapping[str, int], config: Config) -> int:
 
 
 def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None = None,
-          header: BlockHeader | None = None) -> int:
+          header: BlockHeader | None = None, *, pace: int = 1) -> int:
     """Cycles of a LOAD of compressed weights, with the bus to itself.
 
-    maps : their row maps; None: all rows stored. header : of the block; None: all ways, and a table.
+    maps : their row maps; None: all rows stored. header : of the block; None: all ways, and a table. pace : cycles that
+    memory takes for a beat.
 
     The decoder makes a step of half of the states per cycle, and is behind a queue.
     """
@@ -303,7 +304,7 @@ def block(values: Mapping[str, int], config: Config, maps: Sequence[int] | None 
         coded = MapCode.STORED if maps is None else MapCode.PREFIX
         header = BlockHeader(config.weight_ways, TableKind.GENERAL, coded)
     decoder = decoding(order, header, config, maps)
-    return COSTS.load + COSTS.read_latency + max(transfer_beats(values), decoder)
+    return COSTS.load + COSTS.read_latency + max(transfer_beats(values) * pace, decoder)
 
 
 def decoding(order: TileOrder, header: BlockHeader, config: Config, maps: Sequence[int] | None) -> int:
@@ -333,11 +334,11 @@ def table(config: Config) -> int:
 
 
 def expected_command(opcode: Opcode, values: Mapping[str, int], config: Config, density: float = 0.5,
-                     active: float = 0.5) -> int:
+                     active: float = 0.5, pace: int = 1) -> int:
     """Cycles of a command from its fields alone. density : of activations that are not zero; active : share of the
-    pixels that a mask lets through."""
+    pixels that a mask lets through; pace : cycles that memory takes for a beat."""
     if opcode in (Opcode.LOAD, Opcode.STORE):
-        return transfer(opcode, values, config)
+        return transfer(opcode, values, config, pace)
     pixels = values["output_rows"] * values["output_width"]
     if values["flags"] & Flag.GATED:
         pixels = math.ceil(pixels * active)

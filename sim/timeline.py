@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hw.contract.commands import COMMAND_BYTES, Engine, Opcode, transfer_beats
+from hw.contract.commands import COMMAND_BYTES, RECORD_BYTES, Engine, Opcode, transfer_beats
 from hw.contract.config import Config
 from sim.cycle_model import COSTS, overlap
 from sim.tokens import Command, overlaps, predecessors
 
 #: Beats of a command in external memory.
 COMMAND_BEATS = COMMAND_BYTES // 8
+
+#: Beats of a record.
+RECORD_BEATS = RECORD_BYTES // 8
 
 
 @dataclasses.dataclass
@@ -31,13 +34,15 @@ class Span:
     computed: int = 0
 
 
-def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config) -> tuple[list[Span], int]:
+def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config,
+             pace: int = 1) -> tuple[list[Span], int]:
     """When each command runs, given the cycles that each takes, and the cycles of the whole program.
 
-    `commands` are the program's commands between BEGIN and END, in order; `cycles[i]` belongs to commands[i].
-    Raises TokenError where the tokens can't be right.
+    `commands` are the program's commands between BEGIN and END, in order; `cycles[i]` belongs to commands[i]. pace :
+    cycles that external memory takes for a beat; reads and writes share it. Raises TokenError where the tokens can't be
+    right.
     """
-    run = _Timeline(commands, cycles, config)
+    run = _Timeline(commands, cycles, config, pace)
     while run.advance():
         pass
     last = max([run.dispatched[-1], *(span.end for span in run.spans if span is not None)])
@@ -47,8 +52,8 @@ def timeline(commands: Sequence[Command], cycles: Sequence[int], config: Config)
 class _Timeline:
     """Events in the order of their time: a chunk of commands is asked for, or an engine starts a command."""
 
-    def __init__(self, commands: Sequence[Command], cycles: Sequence[int], config: Config):
-        self.commands, self.cycles, self.config = commands, cycles, config
+    def __init__(self, commands: Sequence[Command], cycles: Sequence[int], config: Config, pace: int):
+        self.commands, self.cycles, self.config, self.pace = commands, cycles, config, pace
         self.before = predecessors(commands)
         self.spans: list[Span | None] = [None] * len(commands)
         self.on_engine = {engine: [i for i, command in enumerate(commands) if command.engine is engine]
@@ -65,12 +70,13 @@ class _Timeline:
     # ---- commands come in ------------------------------------------------------------------------
 
     def _fetch(self, request: int, count: int) -> None:
-        beats = COMMAND_BEATS * count
-        ordered = self.config.reads_outstanding * self.config.burst_beats  # beats that are on their way already
-        first, pace = max(request + COSTS.read_latency, self.bus_free), 1
+        beats = COMMAND_BEATS * count * self.pace  # cycles of the bus
+        # Beats that are on their way already.
+        ordered = self.config.reads_outstanding * self.config.burst_beats * self.pace
+        first, pace = max(request + COSTS.read_latency, self.bus_free), self.pace
         if self.loading is not None and first > request + COSTS.read_latency + ordered:
             # A long LOAD: from now on its bursts and the fetch's alternate.
-            first, pace = request + COSTS.read_latency + ordered, 2
+            first, pace = request + COSTS.read_latency + ordered, 2 * self.pace
             self.loading.end += beats
             self.loading.left += beats
         self.arrived += [first + pace * COMMAND_BEATS * k for k in range(count)]
@@ -157,8 +163,11 @@ class _Timeline:
         i = self.on_engine[engine][self.started[engine]]
         span = self.spans[i] = self._span(i, start)
         self.started[engine] += 1
+        if self.pace > 1:  # what is written takes its share; a fast memory has gaps enough for it
+            stored = transfer_beats(self.commands[i].values) if self.commands[i].opcode is Opcode.STORE else 0
+            self.bus_free = max(self.bus_free, start) + self.pace * (RECORD_BEATS + stored)
         if self.commands[i].opcode is Opcode.LOAD:
-            beats = transfer_beats(self.commands[i].values)
+            beats = transfer_beats(self.commands[i].values) * self.pace
             alone = COSTS.load + COSTS.read_latency + beats
             behind = max(0, self.cycles[i] - alone)  # cycles of a decoder behind its last beat
             span.end = span.left = max(span.end, self.bus_free + beats + COSTS.load_end)

@@ -19,13 +19,13 @@ from hw.contract.commands import (
     decode_records,
 )
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config
-from hw.contract.image import Port, Program
+from hw.contract.image import Loading, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import ID, REGISTERS, Control, Error, Permission, Status, Window
 from sim.cycle_model import expected_command
 from sw_driver.host_operators import run_host_step
 from sw_driver.links.link import InterruptTimeout, Link
-from sw_driver.result import RunResult, layer_results
+from sw_driver.result import LoadingResult, RunResult, layer_results
 from sw_driver.tensor_layouts import feed_bytes, result_array
 
 #: The interrupt is given up after so many times the cycles that the cycle model expects of a dense run with all
@@ -75,7 +75,8 @@ class Device:
 
     def __init__(self, link: Link, config: Config | None = None):
         self.link = link
-        self._resident: bytes | None = None
+        self._written: bytes | None = None  # the image in external memory
+        self._tag = 0  # that stands on the device, as far as is known; 0: none
         self._dirty = False
         try:
             self.config = self._identify(config)
@@ -98,7 +99,7 @@ class Device:
 
     def run(self, program: Program, inputs: Mapping[str, np.ndarray] | np.ndarray,
             timeout_cycles: int | None = None) -> RunResult:
-        """Run a program once.
+        """Run a program once. Where its weights are resident, its loading program runs first, unless they are there.
 
         Parameters
         ----------
@@ -119,20 +120,45 @@ class Device:
         for feed in program.feeds:
             self.link.write_memory(bases[Window.INPUT] + feed.offset,
                                    feed_bytes(feed, arrays[feed.input], self.config.lanes))
-        self._write("PROGRAM", 0)
         self._write("INTERRUPT_ENABLE", 1)
-        cycles = expected_cycles(program, self.config) if timeout_cycles is None else timeout_cycles
+        loading = None
+        if program.loading is not None and self._tag != program.loading.tag:
+            loading = self._load(program, program.loading, bases, timeout_cycles)
+        try:
+            wall_s = self._execute(program, None, timeout_cycles)
+        except DeviceError as error:
+            # Someone else used the device: once more, from the start.
+            if error.code is not Error.NOT_RESIDENT or program.loading is None or loading is not None:
+                raise
+            loading = self._load(program, program.loading, bases, timeout_cycles)
+            wall_s = self._execute(program, None, timeout_cycles)
+        self._dirty = False
+        return self._collect(program, arrays, bases, wall_s, loading)
+
+    def _load(self, program: Program, loading: Loading, bases: Mapping[Window, int],
+              timeout_cycles: int | None) -> LoadingResult:
+        """Run the loading program."""
+        wall_s = self._execute(program, loading, timeout_cycles)
+        return LoadingResult(self._read("CYCLES"), wall_s, self._records(bases))
+
+    def _execute(self, program: Program, loading: Loading | None, timeout_cycles: int | None) -> float:
+        """Start the program, or its loading program, and wait for its end; returns the seconds that took."""
+        self._tag = 0
+        self._dirty = True
+        self._write("PROGRAM", 0 if loading is None else loading.offset)
+        cycles = expected_cycles(program, self.config, loading) if timeout_cycles is None else timeout_cycles
         started = time.perf_counter()
         self._write("CONTROL", Control.START)
         self._wait(cycles)
         wall_s = time.perf_counter() - started
         self._write("CONTROL", Control.ACKNOWLEDGE)
-        self._require_done(program)
-        self._dirty = False
-        return self._collect(program, arrays, bases, wall_s)
+        self._require_done(program, loading)
+        self._tag = 0 if program.loading is None else program.loading.tag
+        return wall_s
 
     def reset(self) -> None:
         """Soft reset. Raises DeviceError when the device stays busy."""
+        self._tag = 0
         self._write("CONTROL", Control.SOFT_RESET)
         for _poll in range(_RESET_POLLS):
             if not self._read("STATUS") & Status.BUSY:
@@ -174,7 +200,7 @@ class Device:
     def _place(self, program: Program) -> dict[Window, int]:
         """Set the windows, and write the image unless it is there already; returns the windows' addresses."""
         sizes = {Window.IMAGE: len(program.image), Window.INPUT: program.input_bytes,
-                 Window.OUTPUT: program.output_bytes, Window.RECORD: program.command_count * RECORD_BYTES}
+                 Window.OUTPUT: program.output_bytes, Window.RECORD: record_bytes(program)}
         permissions = {Window.IMAGE: Permission.READ, Window.INPUT: Permission.READ,
                        Window.OUTPUT: Permission.WRITE, Window.RECORD: Permission.WRITE}
         if program.report.get("reads_output"):  # maps that are spilled there come back
@@ -193,10 +219,10 @@ class Device:
             self._write(name + "BASE_HIGH", bases[window] >> 32)
             self._write(name + "SIZE", align(size, 8))
             self._write(name + "PERMISSION", permissions[window])
-        if self._resident != program.image:
-            self._resident = None
+        if self._written != program.image:
+            self._written = None
             self.link.write_memory(bases[Window.IMAGE], program.image)
-            self._resident = program.image
+            self._written = program.image
         return bases
 
     def _wait(self, cycles: int) -> None:
@@ -207,7 +233,7 @@ class Device:
             self.reset()
             raise DeviceTimeout(f"The device did not finish within {cycles} cycles: {state}") from None
 
-    def _require_done(self, program: Program) -> None:
+    def _require_done(self, program: Program, loading: Loading | None) -> None:
         status = self._read("STATUS")
         if status & Status.ERROR:
             number, index = self._read("ERROR_CODE"), self._read("ERROR_COMMAND")
@@ -215,24 +241,27 @@ class Device:
             code = Error(number) if number in set(Error) else Error.NONE
             name = code.name if code else f"code {number}"
             self.reset()
-            raise DeviceError(f"The device stopped with {name} at {describe_command(program, index)}, address or "
-                              f"offset {address:#x}", code, index)
+            where = describe_command(program, index, loading)
+            raise DeviceError(f"The device stopped with {name} at {where}, address or offset {address:#x}", code, index)
         if not status & Status.DONE:
             raise DeviceError(f"The device raised its interrupt without being done: {self.state()}")
 
     def _collect(self, program: Program, arrays: Mapping[str, np.ndarray], bases: Mapping[Window, int],
-                 wall_s: float) -> RunResult:
+                 wall_s: float, loading: LoadingResult | None) -> RunResult:
         values = {port.tensor: arrays[port.name] for port in program.inputs}
         for result in program.results:
             data = self.link.read_memory(bases[Window.OUTPUT] + result.offset, align(result.length, 8))
             values[result.tensor] = result_array(result, data, self.config.lanes)
         for step in program.host_steps:
             values[step.outputs[0]] = run_host_step(step, values)
-        completed = self._read("COMPLETED")
-        data = self.link.read_memory(bases[Window.RECORD], completed * RECORD_BYTES) if completed else b""
-        records = list(decode_records(data))
+        records = self._records(bases)
         return RunResult({port.name: values[port.tensor] for port in program.outputs}, self._read("CYCLES"), wall_s,
-                         layer_results(program, records, self.config), records)
+                         layer_results(program, records, self.config), records, loading)
+
+    def _records(self, bases: Mapping[Window, int]) -> list[dict[str, int]]:
+        completed = self._read("COMPLETED")
+        return list(decode_records(self.link.read_memory(bases[Window.RECORD], completed * RECORD_BYTES)
+                                   if completed else b""))
 
     # ---- registers ----------------------------------------------------------------------------
 
@@ -243,28 +272,37 @@ class Device:
         self.link.write_register(REGISTERS[name].address, int(value))
 
 
-def expected_cycles(program: Program, config: Config) -> int:
-    """Cycles after which a run of the program is given up."""
+def record_bytes(program: Program) -> int:
+    """Of window RECORD: enough for either of its programs."""
+    return RECORD_BYTES * max(program.command_count, program.loading.command_count if program.loading else 0)
+
+
+def expected_cycles(program: Program, config: Config, loading: Loading | None = None) -> int:
+    """Cycles after which a run of the program, or of its loading program, is given up."""
     total = sum(expected_command(opcode, values, config, density=1.0, active=1.0)
-                for opcode, values in _commands(program).values() if opcode in ENGINE_OF)
+                for opcode, values in _commands(program, loading).values() if opcode in ENGINE_OF)
     return TIMEOUT_FACTOR * total + TIMEOUT_CYCLES
 
 
-def _commands(program: Program) -> dict[int, tuple[Opcode, dict[str, int]]]:
-    """The program's commands by index. What can't be decoded is left out: the device is the judge of that."""
+def _commands(program: Program, loading: Loading | None = None) -> dict[int, tuple[Opcode, dict[str, int]]]:
+    """The commands by index. What can't be decoded is left out: the device is the judge of that."""
+    offset, count = (0, program.command_count) if loading is None else (loading.offset, loading.command_count)
     result = {}
-    for index in range(program.command_count):
+    for index in range(count):
+        at = offset + index * COMMAND_BYTES
         try:
-            result[index] = decode(program.image[index * COMMAND_BYTES : (index + 1) * COMMAND_BYTES])
+            result[index] = decode(program.image[at : at + COMMAND_BYTES])
         except CommandError:
             continue
     return result
 
 
-def describe_command(program: Program, index: int) -> str:
+def describe_command(program: Program, index: int, loading: Loading | None = None) -> str:
     """A command for error messages: its index, what it does, and the layer it belongs to."""
-    commands = _commands(program)
+    commands = _commands(program, loading)
     what = commands[index][0].name if index in commands else "unreadable"
+    if loading is not None:
+        return f"command {index} ({what}) of the program that loads the weights"
     layer = _layer_of(program, index, what)
     return f"command {index} ({what}{f', layer {layer!r}' if layer else ''})"
 

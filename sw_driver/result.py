@@ -84,6 +84,21 @@ def timeline(records: Sequence[Mapping[str, int]]) -> list[TimelineSpan]:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoadingResult:
+    """What it took to load resident weights: cycles from doorbell to interrupt, seconds that the host waited for it,
+    and a record per LOAD, in order."""
+
+    cycles: int
+    wall_s: float
+    records: list[dict[str, int]]
+
+    @property
+    def bytes_read(self) -> int:
+        """Weights, row maps and parameters, without commands."""
+        return sum(8 * record["beats"] for record in self.records)
+
+
+@dataclasses.dataclass(frozen=True)
 class RunResult:
     """A run.
 
@@ -93,6 +108,7 @@ class RunResult:
     cycles : from doorbell to interrupt. wall_s : seconds that the host waited for it.
     layers : in order of execution. records : one dictionary per command, in order of completion (`commands`).
     timeline : the same as spans, see `TimelineSpan`.
+    loading : resident weights were loaded before; not in the cycles, records and layers of the run itself.
     """
 
     outputs: dict[str, np.ndarray]
@@ -100,6 +116,7 @@ class RunResult:
     wall_s: float
     layers: list[LayerResult]
     records: list[dict[str, int]]
+    loading: LoadingResult | None = None
 
     @property
     def timeline(self) -> list[TimelineSpan]:

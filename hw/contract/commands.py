@@ -12,6 +12,12 @@ which is why no valid program can deadlock.
 When a command is complete the sequencer also writes one record of RECORD_BYTES, in order of
 completion, to the record window: which command, when it started and ended, and its counters.
 
+What a program leaves in the memories on chip, weights for example, may be meant for the next one. A
+tag says so: a number other than zero, which the device keeps when a program that `establishes` it has
+reached its END without an error. A program that `requires` a tag runs only where this one stands. No
+tag stands after any error, a soft reset or the start of a program that requires none; a program that
+requires one leaves it standing, unless it establishes another.
+
 Arithmetic of addresses on chip is modulo the size of the memory, so that a base may lie before the
 memory (a stripe of a tensor whose first rows are not resident).
 """
@@ -140,6 +146,8 @@ _BEGIN = (
     Field("format_version", 32, "FORMAT_VERSION of the image"),
     Field("config_hash", 32, "Config.hash that the image was built for"),
     Field("command_count", 32, "commands in the program, BEGIN and END included"),
+    Field("establishes", 32, "tag that stands once the program has ended well; 0: none"),
+    Field("requires", 32, "tag that must stand, or the program ends with NOT_RESIDENT at BEGIN; 0: none"),
 )
 
 _LOAD = (

@@ -199,7 +199,7 @@ PRESETS: dict[str, Config] = {
                parameter_channels=1024, mask_words=512, weights_per_cycle=4),
         Config("large", rows=8, lanes=16, pixels_per_row=8, requantise_lanes=8, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=256 * _KIB, feature_banks=4, weight_bytes=128 * _KIB, weight_maps=2048,
-               parameter_channels=1024, mask_words=1024, weights_per_cycle=16),
+               parameter_channels=2048, mask_words=1024, weights_per_cycle=16),
         Config("xlarge", rows=16, lanes=16, pixels_per_row=8, requantise_lanes=16, depthwise_lanes=16, fetch_ports=2,
                feature_bytes=512 * _KIB, feature_banks=4, weight_bytes=256 * _KIB, weight_maps=4096,
                parameter_channels=2048, mask_words=2048, weights_per_cycle=16),

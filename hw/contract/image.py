@@ -1,6 +1,9 @@
 """The program image: what the compiler makes, a file holds, and a device runs.
 
-`Program.image` is the content of window IMAGE: the commands first, then weights, row maps and parameters.
+`Program.image` is the content of window IMAGE: the commands first, then weights, row maps and parameters. Where
+weights are resident a second program follows the commands of the first: the loading program (`Program.loading`). It
+runs first, and as long as its tag stands only the program at offset 0 runs, which requires it.
+
 Around it stands what the driver needs to feed the device and to read its results. On disk:
 
     8 bytes    "LACUNA\\r\\n"   (a text-mode copy spoils it, and is noticed)
@@ -125,6 +128,16 @@ class Layer:
 
 
 @dataclasses.dataclass
+class Loading:
+    """The program in the same image that brings resident weights: `offset` of its BEGIN, its commands, and the tag that
+    it establishes."""
+
+    offset: int
+    command_count: int
+    tag: int
+
+
+@dataclasses.dataclass
 class Program:
     """A compiled model for one configuration."""
 
@@ -141,6 +154,7 @@ class Program:
     results: list[Result]
     host_steps: list[HostStep]
     layers: list[Layer]
+    loading: Loading | None = None
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -190,4 +204,5 @@ class Program:
             Layer(**{**item, "commands": [LayerCommand(**command) for command in item["commands"]]})
             for item in fields["layers"]
         ]
+        fields["loading"] = None if fields["loading"] is None else Loading(**fields["loading"])
         return cls(image=data[body + metadata_bytes :], **fields)

@@ -73,6 +73,7 @@ class Error(enum.IntEnum):
     WATCHDOG = 10  #: no command completed and no data moved for WATCHDOG cycles
     WEIGHT_STREAM = 11  #: a corrupt weight stream
     TOKEN_OVERFLOW = 12  #: a token counter would have passed its limit
+    NOT_RESIDENT = 13  #: the program requires a tag that does not stand
 
 
 class Window(enum.IntEnum):

@@ -11,6 +11,10 @@ from hw.contract.config import FORMAT_VERSION, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, command_layout
 from hw.sequencer.command_format import COMMAND_BEATS, HEADER_LAYOUT, INDEX_BITS, meaningful_beats
+from hw.sequencer.residency import TAG_BITS
+
+#: The beat of BEGIN that holds its tags.
+TAG_BEAT = 3
 
 #: A beat on its way into a queue; `last` when it is the command's last there, its index.
 QUEUE_BEAT_LAYOUT = data.StructLayout({
@@ -29,6 +33,8 @@ class Dispatcher(wiring.Component):
     beats : the program. program : its offset, for the address of errors.
     write : beats for the queues, when `write_valid` is high. room : per engine, a command would fit.
     count_known, count : commands of the program, once BEGIN has been checked.
+    begin, establishes, requires : tags of BEGIN, for one cycle. refused : from the next cycle on, what it requires does
+        not stand.
     ended : END has come.
     index : of the command that is being looked at.
     error : for one cycle: a bad BEGIN or opcode; `address` is the command's offset in window IMAGE.
@@ -44,6 +50,10 @@ class Dispatcher(wiring.Component):
             "room": In(len(Engine)),
             "count_known": Out(1),
             "count": Out(INDEX_BITS),
+            "begin": Out(1),
+            "establishes": Out(TAG_BITS),
+            "requires": Out(TAG_BITS),
+            "refused": In(1),
             "ended": Out(1),
             "index": Out(INDEX_BITS),
             "error": Out(ERROR_LAYOUT),
@@ -87,6 +97,7 @@ class Dispatcher(wiring.Component):
             self.error.address.eq(self.program + (self.index << (COMMAND_BYTES.bit_length() - 1))),
         ]
         begin = data.View(command_layout(Opcode.BEGIN), beat.replicate(COMMAND_BEATS))  # fields of the beat at hand
+        m.d.comb += [self.establishes.eq(begin.establishes), self.requires.eq(begin.requires)]
         engine = Signal(2)
         index_position = Signal(range(COMMAND_BEATS))
         with m.Switch(engine):
@@ -115,6 +126,11 @@ class Dispatcher(wiring.Component):
                                 fail(Error.BAD_COMMAND)
                             with m.Else():
                                 m.d.sync += [self.count.eq(begin.command_count), self.count_known.eq(1)]
+                        with m.Case(TAG_BEAT):
+                            m.d.comb += self.begin.eq(1)
+                        with m.Case(TAG_BEAT + 1):
+                            with m.If(self.refused):
+                                fail(Error.NOT_RESIDENT)
                         with m.Case(COMMAND_BEATS - 1):
                             m.next = "HEADER"
             with m.State("HEADER"):

@@ -18,6 +18,7 @@ from hw.sequencer.dispatcher import Dispatcher
 from hw.sequencer.first_error import FirstError
 from hw.sequencer.program_fetch import ProgramFetch
 from hw.sequencer.records import RecordWriter
+from hw.sequencer.residency import Residency
 from hw.sequencer.tokens import TokenCounters
 from hw.sequencer.under_way import UnderWay, opcode_of
 from hw.sequencer.watchdog import Watchdog
@@ -61,6 +62,7 @@ class Sequencer(wiring.Component):
         clean = ResetInserter(self.engine_reset)
         fetch, dispatcher, queues = ProgramFetch(config), Dispatcher(config), CommandQueues(config)
         tokens, records, watchdog = TokenCounters(), RecordWriter(config), Watchdog()
+        m.submodules.residency = residency = Residency()
         m.submodules.fetch = clean(fetch)
         m.submodules.dispatcher = clean(dispatcher)
         m.submodules.queues = clean(queues)
@@ -78,6 +80,10 @@ class Sequencer(wiring.Component):
             fetch.count_known.eq(dispatcher.count_known),
             fetch.count.eq(dispatcher.count),
             dispatcher.program.eq(control.program),
+            residency.begin.eq(dispatcher.begin),
+            residency.establishes.eq(dispatcher.establishes),
+            residency.requires.eq(dispatcher.requires),
+            dispatcher.refused.eq(residency.refused),
             dispatcher.room.eq(queues.room),
             queues.write.eq(dispatcher.write),
             queues.write_valid.eq(dispatcher.write_valid),
@@ -157,6 +163,7 @@ class Sequencer(wiring.Component):
             control.dispatched.eq(control.dispatched + (dispatcher.write_valid & dispatcher.write.last)),
             control.completed.eq(control.completed + records.written),
         ]
+        m.d.comb += [residency.start.eq(accepted), residency.forget.eq(control.soft_reset)]
         with m.If(accepted):
             m.d.sync += [control.cycles.eq(1), control.dispatched.eq(0), control.completed.eq(0)]
 
@@ -250,6 +257,7 @@ class Sequencer(wiring.Component):
                     m.d.comb += changing.eq(1)
                     m.next = "STOP"
                 with m.Elif(ended):
+                    m.d.comb += residency.done.eq(1)
                     finish(status.done)
             with m.State("STOP"):
                 m.d.comb += waiting.eq(1)

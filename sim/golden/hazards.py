@@ -204,18 +204,23 @@ class _LastAccess:
         self.writes = {engine: np.full(size, -1, dtype=np.int64) for engine in Engine}
 
 
-def check_hazards(commands: Sequence[Command], config: Config, image: bytes) -> None:
+def check_hazards(commands: Sequence[Command], config: Config, image: bytes,
+                  loading: Sequence[Command] = ()) -> None:
     """Raise HazardError unless all conflicting accesses of different engines are ordered by tokens.
 
     `commands` come from `read_program` and passed `limits.check`; `image` is the content of window IMAGE, from
-    which the row maps are read. Names the later command, the earlier one, the memory and the entries. Raises
-    TokenError where a command waits for tokens that do not come, or where too many may pile up.
+    which the row maps are read. loading : commands that ran before, and whose weights these compute with. Names the
+    later command, the earlier one, the memory and the entries. Raises TokenError where a command waits for tokens that
+    do not come, or where too many may pile up.
     """
     check_counts(commands)
     known = clocks(commands)
     memory = {space: _LastAccess(entry_count(config, space)) for space in Space}
     windows: list[tuple[int, bool, tuple[int, int, int]]] = []
     weights = _Weights(config, image)
+    for command in loading:
+        if command.opcode is Opcode.LOAD:
+            weights.load(command, weights.block(command) if command.values["flags"] & Flag.COMPRESSED else None)
 
     def conflict(i: int, earlier: int, kind: str, where: str) -> HazardError:
         return HazardError(f"{commands[i]} {kind} of {commands[earlier]} on {where}, and no token puts one after "

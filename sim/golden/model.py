@@ -65,11 +65,13 @@ class Executed:
 class Run:
     """A program's run: the commands executed, in program order, and the error that ended it, if one did.
 
-    dispatched : commands that were sent to an engine: the executed ones, and the one that an engine refused.
+    required : the tag that it required, or 0. dispatched : commands that were sent to an engine: the executed ones, and
+        the one that an engine refused.
     error, error_command, error_address : as the registers hold them. error_text : for people.
     """
 
     executed: list[Executed] = dataclasses.field(default_factory=list)
+    required: int = 0
     dispatched: int = 0
     error: Error = Error.NONE
     error_command: int = 0
@@ -90,6 +92,7 @@ class Golden:
     -------
     memory : the on-chip memories, as they are after the last command.
     windows : the address windows; they deny everything until they are set.
+    tag : the one that stands; 0: none.
     """
 
     def __init__(self, config: Config, external: External, *, timing: bool = True):
@@ -97,6 +100,7 @@ class Golden:
         self.timing = timing
         self.memory = OnChip(config)
         self.windows = Windows(external, config.axi_address_bits)
+        self.tag = 0
         self._table: tuple[Symbol, ...] | None = None  # of the program's last compressed block
 
     def run(self, program: int = 0, observe: Callable[[Executed], None] | None = None) -> Run:
@@ -105,15 +109,18 @@ class Golden:
         `observe` is called after every command, with the memories in the state that it left.
         """
         run = Run()
+        standing, self.tag = self.tag, 0
         self._table = None
         index = 0
         tokens = {(producer, consumer): 0 for producer in Engine for consumer in Engine}
         try:
-            count = self._begin(program)
+            begin = self._begin(program, standing)
+            count, run.required = begin["command_count"], begin["requires"]
             while True:
                 index += 1
                 opcode, values = self._fetch(program, index)
                 if opcode is Opcode.END:
+                    self.tag = begin["establishes"] or begin["requires"]
                     return run
                 if opcode is Opcode.BEGIN or index == count - 1:
                     raise DeviceError(Error.BAD_OPCODE, f"{opcode.name} where only END may be" if index == count - 1
@@ -140,8 +147,8 @@ class Golden:
         except CommandError as error:
             raise DeviceError(Error.BAD_OPCODE if index else Error.BAD_IMAGE, str(error), offset) from None
 
-    def _begin(self, program: int) -> int:
-        """Check BEGIN; returns the number of commands that it announces."""
+    def _begin(self, program: int, standing: int) -> dict[str, int]:
+        """Check BEGIN, where a tag is `standing`; returns its fields."""
         opcode, values = self._fetch(program, 0)
         if opcode is not Opcode.BEGIN or values["magic"] != MAGIC:
             raise DeviceError(Error.BAD_IMAGE, "the program does not start with BEGIN and MAGIC", program)
@@ -154,7 +161,10 @@ class Golden:
         if not 2 <= values["command_count"] < COMMANDS_MAX:
             raise DeviceError(Error.BAD_COMMAND, f"command_count must be in 2 to {COMMANDS_MAX - 1}, not "
                                                  f"{values['command_count']}", program)
-        return values["command_count"]
+        if values["requires"] not in (0, standing):
+            raise DeviceError(Error.NOT_RESIDENT, f"it requires tag {values['requires']:#010x}, "
+                              + (f"{standing:#010x} stands" if standing else "none stands"), program)
+        return values
 
     def execute(self, command: Command) -> Executed:
         """Execute one command that passed `limits.check`. Raises DeviceError, as the device would report it."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hw.contract.config import Config
-from hw.contract.image import Feed, Port, Program, Result
+from hw.contract.image import Feed, Loading, Port, Program, Result
 from sw_driver.device import expected_cycles
 
 #: The driver's own files, to be compiled with the program.
@@ -53,6 +53,8 @@ def program_header(program: Program, config: Config, name: str) -> str:
         raise ExportError(f"{name!r} is no name for a variable in C: give the file a name of letters, digits and "
                           "underscores that starts with a letter")
     outputs = [_output(program, port) for port in program.outputs]
+    loading = program.loading
+    offset, count = (loading.offset, loading.command_count) if loading else (0, 0)
     guard = f"LACUNA_PROGRAM_{name.upper()}_H"
     inputs = {port.name: i for i, port in enumerate(program.inputs)}
     lines = [
@@ -72,7 +74,8 @@ def program_header(program: Program, config: Config, name: str) -> str:
         f"    {_string(program.model)}, {_string(program.preset)},",
         f"    {program.format_version}u, 0x{program.config_hash:08X}u, {config.lanes}u,",
         f"    {program.command_count}u, {program.input_bytes}u, {program.output_bytes}u, {len(program.image)}u,",
-        (f"    {int(bool(program.report.get('reads_output')))}u, {_timeout(program, config)}u, {name}_image,"),
+        (f"    {int(bool(program.report.get('reads_output')))}u, {_timeout(program, config)}u,"),
+        f"    {offset}u, {count}u, {_timeout(program, config, loading) if loading else 0}u, {name}_image,",
         (f"    {len(program.inputs)}u, {len(outputs)}u, {len(program.feeds)}u, {len(outputs)}u,"),
         f"    {name}_inputs, {name}_outputs, {name}_feeds, {name}_results,",
         "};", "", "#endif", "",
@@ -86,9 +89,9 @@ def copy_driver(directory: Path) -> None:
         shutil.copyfile(source, directory / source.name)
 
 
-def _timeout(program: Program, config: Config) -> int:
+def _timeout(program: Program, config: Config, loading: Loading | None = None) -> int:
     """Cycles; a 32-bit register counts them."""
-    return min(expected_cycles(program, config), 0xF000_0000)
+    return min(expected_cycles(program, config, loading), 0xF000_0000)
 
 
 # ---- outputs ---------------------------------------------------------------------------------------

@@ -234,7 +234,8 @@ lacuna_status lacuna_init(lacuna_device *device, const lacuna_access *access, vo
     device->config_hash = 0;
     device->program = NULL;
     device->timeout_cycles = 0;
-    device->cycles = 0;
+    device->cycles = device->loading_cycles = 0;
+    device->weights_stand = 0;
     device->error = device->error_command = device->error_address = 0;
     TRY(get(device, LACUNA_REG_ID, &id));
     if (id != LACUNA_ID_VALUE)
@@ -247,11 +248,14 @@ lacuna_status lacuna_init(lacuna_device *device, const lacuna_access *access, vo
 
 static uint64_t window_bytes(const lacuna_program *program, uint32_t window)
 {
+    uint32_t records = program->loading_commands;
+    if (records < program->command_count)
+        records = program->command_count;
     switch (window) {
     case LACUNA_WINDOW_IMAGE: return align(program->image_bytes, 8);
     case LACUNA_WINDOW_INPUT: return align(program->input_bytes, 8);
     case LACUNA_WINDOW_OUTPUT: return align(program->output_bytes, 8);
-    default: return (uint64_t)program->command_count * LACUNA_RECORD_BYTES;
+    default: return (uint64_t)records * LACUNA_RECORD_BYTES;
     }
 }
 
@@ -307,7 +311,6 @@ lacuna_status lacuna_load(lacuna_device *device, const lacuna_program *program)
         at = align(at + bytes, WINDOW_ALIGNMENT);
     }
     TRY(write_image(device, program));
-    TRY(set(device, LACUNA_REG_PROGRAM, 0));
     device->timeout_cycles = program->timeout_cycles;
     device->program = program;
     return LACUNA_OK;
@@ -316,6 +319,7 @@ lacuna_status lacuna_load(lacuna_device *device, const lacuna_program *program)
 lacuna_status lacuna_reset(lacuna_device *device)
 {
     uint32_t status = LACUNA_STATUS_BUSY;
+    device->weights_stand = 0;
     TRY(set(device, LACUNA_REG_CONTROL, LACUNA_CONTROL_SOFT_RESET));
     for (uint32_t poll = 0; poll < LACUNA_RESET_POLLS; poll++) {
         TRY(get(device, LACUNA_REG_STATUS, &status));
@@ -327,17 +331,17 @@ lacuna_status lacuna_reset(lacuna_device *device)
 
 /* ---- a run ----------------------------------------------------------------------------------------------------- */
 
-lacuna_status lacuna_start(lacuna_device *device)
+/* Start the program at an offset of the image. */
+static lacuna_status start_at(lacuna_device *device, uint32_t offset)
 {
-    if (!device->program)
-        return LACUNA_NOT_LOADED;
     device->error = LACUNA_ERROR_NONE;
+    TRY(set(device, LACUNA_REG_PROGRAM, offset));
     TRY(set(device, LACUNA_REG_INTERRUPT_ENABLE, device->access->wait_interrupt ? 1 : 0));
     return set(device, LACUNA_REG_CONTROL, LACUNA_CONTROL_START);
 }
 
 /* Without an interrupt line: CYCLES, which runs while the device is busy, is the clock of the time-out. */
-static lacuna_status poll_status(lacuna_device *device)
+static lacuna_status poll_status(lacuna_device *device, uint32_t timeout_cycles)
 {
     for (uint32_t poll = 0; poll < LACUNA_POLLS; poll++) {
         uint32_t status, cycles;
@@ -345,27 +349,28 @@ static lacuna_status poll_status(lacuna_device *device)
         if (status & LACUNA_STATUS_INTERRUPT)
             return LACUNA_OK;
         TRY(get(device, LACUNA_REG_CYCLES, &cycles));
-        if (cycles >= device->timeout_cycles)
+        if (cycles >= timeout_cycles)
             break;
     }
     return LACUNA_TIMEOUT;
 }
 
-static lacuna_status wait_interrupt(lacuna_device *device)
+static lacuna_status wait_interrupt(lacuna_device *device, uint32_t timeout_cycles)
 {
     if (!device->access->wait_interrupt)
-        return poll_status(device);
-    switch (device->access->wait_interrupt(device->context, device->timeout_cycles)) {
+        return poll_status(device, timeout_cycles);
+    switch (device->access->wait_interrupt(device->context, timeout_cycles)) {
     case 0: return LACUNA_OK;
     case LACUNA_NO_INTERRUPT: return LACUNA_TIMEOUT;
     default: return LACUNA_ACCESS_FAILED;
     }
 }
 
-lacuna_status lacuna_wait(lacuna_device *device)
+/* Wait for the end of what was started, well or not. */
+static lacuna_status finish(lacuna_device *device, uint32_t timeout_cycles)
 {
     uint32_t status;
-    lacuna_status waited = wait_interrupt(device);
+    lacuna_status waited = wait_interrupt(device, timeout_cycles);
     if (waited == LACUNA_ACCESS_FAILED)
         return waited;
     TRY(get(device, LACUNA_REG_CYCLES, &device->cycles));
@@ -385,11 +390,43 @@ lacuna_status lacuna_wait(lacuna_device *device)
     return LACUNA_TIMEOUT;
 }
 
+lacuna_status lacuna_load_weights(lacuna_device *device)
+{
+    const lacuna_program *program = device->program;
+    if (!program)
+        return LACUNA_NOT_LOADED;
+    if (!program->loading_commands || device->weights_stand)
+        return LACUNA_OK;
+    TRY(start_at(device, program->loading_offset));
+    TRY(finish(device, program->loading_timeout_cycles));
+    device->loading_cycles = device->cycles;
+    device->weights_stand = 1;
+    return LACUNA_OK;
+}
+
+lacuna_status lacuna_start(lacuna_device *device)
+{
+    TRY(lacuna_load_weights(device));
+    return start_at(device, 0);
+}
+
+lacuna_status lacuna_wait(lacuna_device *device)
+{
+    return finish(device, device->timeout_cycles);
+}
+
 lacuna_status lacuna_run(lacuna_device *device, const void *const *inputs, void *const *outputs)
 {
+    int stood = device->weights_stand;
+    lacuna_status status;
     TRY(lacuna_write_inputs(device, inputs));
     TRY(lacuna_start(device));
-    TRY(lacuna_wait(device));
+    status = lacuna_wait(device);
+    if (stood && status == LACUNA_DEVICE_ERROR && device->error == LACUNA_ERROR_NOT_RESIDENT) {
+        TRY(lacuna_start(device)); /* someone else used the device */
+        status = lacuna_wait(device);
+    }
+    TRY(status);
     return lacuna_read_outputs(device, outputs);
 }
 
@@ -411,6 +448,7 @@ static const char *error_message(uint32_t error)
     case LACUNA_ERROR_WATCHDOG: return "WATCHDOG: no progress";
     case LACUNA_ERROR_WEIGHT_STREAM: return "WEIGHT_STREAM: a corrupt weight stream";
     case LACUNA_ERROR_TOKEN_OVERFLOW: return "TOKEN_OVERFLOW: a token counter would have passed its limit";
+    case LACUNA_ERROR_NOT_RESIDENT: return "NOT_RESIDENT: the weights that the program requires are not on the device";
     default: return "the device reported an unknown error";
     }
 }

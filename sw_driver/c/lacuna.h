@@ -100,6 +100,8 @@ typedef struct lacuna_program {
     uint32_t command_count, input_bytes, output_bytes, image_bytes;
     uint32_t reads_output;   /* whether window OUTPUT is read as well */
     uint32_t timeout_cycles; /* a generous estimate */
+    uint32_t loading_offset, loading_commands; /* in the image: the program that brings resident weights; or 0, 0 */
+    uint32_t loading_timeout_cycles;
     const uint8_t *image;
     uint32_t input_count, output_count, feed_count, result_count;
     const lacuna_tensor *inputs, *outputs;
@@ -118,6 +120,8 @@ typedef struct lacuna_device {
     uint64_t windows[LACUNA_WINDOWS];
     uint32_t timeout_cycles; /* of this program; may be changed after lacuna_load */
     uint32_t cycles;         /* of the last run */
+    uint32_t loading_cycles; /* of the last loading of resident weights */
+    int weights_stand;       /* resident weights of `program` are on the device, as far as is known */
     uint32_t error, error_command, error_address; /* LACUNA_ERROR_... of the last run, and where */
 } lacuna_device;
 
@@ -131,10 +135,14 @@ uint64_t lacuna_memory_needed(const lacuna_program *program);
 /* Reset the device, copy the program's image into external memory, set the windows. `program` must stay where it is. */
 lacuna_status lacuna_load(lacuna_device *device, const lacuna_program *program);
 
-/* All of a run: write inputs, start, wait, read outputs. After any failure but LACUNA_STUCK the next run works. */
+/* All of a run: write inputs, start, wait, read outputs. After any failure but LACUNA_STUCK the next run works.
+ * Resident weights are loaded before, where they are not there; once more where the device says that they are not. */
 lacuna_status lacuna_run(lacuna_device *device, const void *const *inputs, void *const *outputs);
 
-/* The steps of a run, for programs that do something else meanwhile. */
+/* The steps of a run, for programs that do something else meanwhile. lacuna_start waits for resident weights to be
+ * loaded, where they are not there: call lacuna_load_weights before, to choose when. After LACUNA_ERROR_NOT_RESIDENT
+ * start again. */
+lacuna_status lacuna_load_weights(lacuna_device *device);
 lacuna_status lacuna_write_inputs(lacuna_device *device, const void *const *inputs);
 lacuna_status lacuna_start(lacuna_device *device);
 lacuna_status lacuna_wait(lacuna_device *device);

@@ -4,7 +4,7 @@
 #define LACUNA_REGISTERS_H
 
 #define LACUNA_ID_VALUE       0x414E434Cu /* what ID reads */
-#define LACUNA_FORMAT_VERSION 5u          /* what FORMAT reads */
+#define LACUNA_FORMAT_VERSION 6u          /* what FORMAT reads */
 #define LACUNA_ADDRESS_BYTES  0x200u      /* address space of the registers */
 #define LACUNA_COMMAND_BYTES  128u        /* bytes of a command */
 #define LACUNA_RECORD_BYTES   64u         /* bytes of a record */
@@ -76,6 +76,7 @@
 #define LACUNA_ERROR_WATCHDOG       10u /* no command completed and no data moved for WATCHDOG cycles */
 #define LACUNA_ERROR_WEIGHT_STREAM  11u /* a corrupt weight stream */
 #define LACUNA_ERROR_TOKEN_OVERFLOW 12u /* a token counter would have passed its limit */
+#define LACUNA_ERROR_NOT_RESIDENT   13u /* the program requires a tag that does not stand */
 
 /* What the address windows are for, by the driver's convention. */
 #define LACUNA_WINDOW_IMAGE  0u /* program, weights, constants: read */

@@ -17,7 +17,8 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
-    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights)
+    program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights,
+                            bandwidth=options.bandwidth)
     data = program.to_bytes()
     header = "" if options.c_header is None else program_header(program, preset(options.preset), options.c_header.stem)
     if options.output is not None:
@@ -32,6 +33,7 @@ def handle(options: argparse.Namespace) -> int:
             "file_bytes": len(data),
             "image_bytes": len(program.image),
             "commands": program.command_count,
+            "loading_commands": 0 if program.loading is None else program.loading.command_count,
             "layers": [{"name": layer.name, "op": layer.op, "engine": layer.engine, "shape": layer.shape,
                         "macs": layer.macs, "commands": len(layer.commands)} for layer in program.layers],
             "report": program.report,
@@ -42,6 +44,13 @@ def handle(options: argparse.Namespace) -> int:
     if total["raw_bytes"]:
         print(f"weights: {total['weight_bytes']:,} bytes in the image, {total['raw_bytes']:,} in the model, entropy "
               f"{total['entropy_bytes']:,.0f}; {total['rows_skipped']:,} of {total['rows']:,} weight rows are zero")
+    residency = program.report["residency"]
+    if residency is not None:
+        print(f"resident: {residency['loading_bytes']:,} bytes are loaded once, by a program of "
+              f"{residency['loading_commands']} commands; they take {residency['store_bytes']:,} of "
+              f"{residency['store_bytes_limit']:,} bytes of the weight store, {residency['map_bytes']:,} of "
+              f"{residency['map_bytes_limit']:,} of the map memory, {residency['parameter_bytes']:,} of "
+              f"{residency['parameter_bytes_limit']:,} of the parameter memory")
     summary = folding_summary(program.report["folding"])
     if summary:
         print(summary)

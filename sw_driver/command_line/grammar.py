@@ -22,7 +22,7 @@ ADDRESSED_DEVICES = ("rtl:", "uart:", "uio:")
 SIMULATORS = ("verilator", "icarus")
 
 #: How the compiler lays weights out.
-WEIGHTS = ("compressed", "raw")
+WEIGHTS = ("compressed", "raw", "resident")
 
 #: Limits of the simulated external memory: latency in cycles, and bytes per cycle when it is not slowed down.
 LATENCIES = range(2, 65536)
@@ -83,7 +83,8 @@ def _add_run(commands: Any) -> None:
     simulation.add_argument("--latency", type=_latency, default=20, metavar="CYCLES",
                             help="of the external memory (default: 20)")
     simulation.add_argument("--bandwidth", type=_bandwidth, default=float(BANDWIDTH_MAX), metavar="BYTES",
-                            help="of the external memory per cycle: 8, 4, 2, 1, 0.5, ... (default: 8)")
+                            help="of the external memory per cycle: 8, 4, 2, 1, 0.5, ... (default: 8); a model is "
+                                 "compiled for it")
     simulation.add_argument("--flash-bandwidth", type=_bandwidth, metavar="BYTES",
                             help="of a second memory that holds the program with its weights, per cycle (default: it "
                                  "is in the same memory as all else)")
@@ -110,6 +111,9 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("model", metavar="MODEL", type=Path, help="int8 TFLite file")
     _add_preset(compile_)
     _add_weights(compile_)
+    compile_.add_argument("--bandwidth", type=_bandwidth, default=float(BANDWIDTH_MAX), metavar="BYTES",
+                          help="of the external memory per cycle that is reckoned with: 8, 4, 2, 1, 0.5, ...; the "
+                               "program runs with any (default: 8)")
     compile_.add_argument("-o", "--output", type=Path, metavar="OUT.lacuna", help="program image to write")
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
@@ -175,7 +179,8 @@ def _add_preset(command: argparse.ArgumentParser) -> None:
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
-                         help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are "
+                         help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are; "
+                              "resident: compressed, and loaded once for many runs, where all of them fit the chip "
                               f"(default: {WEIGHTS[0]})")
 
 

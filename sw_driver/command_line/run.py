@@ -25,7 +25,7 @@ from sw_driver.graph import Graph, Tensor
 from sw_driver.inputs import load_runs
 from sw_driver.opening import open_device
 from sw_driver.oracle import run_oracle
-from sw_driver.result import RunResult
+from sw_driver.result import LoadingResult, RunResult
 from sw_driver.tflite.reader import load_graph, read_model
 
 
@@ -76,6 +76,7 @@ def handle(options: argparse.Namespace) -> int:
                     "cycles": result.cycles,
                     "wall_s": result.wall_s,
                     "exact": None if job.reference is None else difference is None,
+                    "loading": None if result.loading is None else loading_json(result.loading),
                 })
                 _print_run(console, entries[-1], difference, " (predicted)" if options.device == "golden" else "")
             simulator = _simulator(device, entries)
@@ -122,8 +123,9 @@ def _load(options: argparse.Namespace, config: Config) -> _Job:
     if not data.startswith(FILE_MAGIC):
         if reference is not None:
             raise Failure(f"--reference is for a compiled program; {model} is a model, and is compared with itself")
-        return _Job(compile_model(model, config, folding=options.folding, weights=options.weights), load_graph(model),
-                    data)
+        program = compile_model(model, config, folding=options.folding, weights=options.weights,
+                                bandwidth=options.bandwidth)
+        return _Job(program, load_graph(model), data)
     if not options.folding or options.weights != WEIGHTS[0]:
         option = "--no-folding" if not options.folding else f"--weights {options.weights}"
         raise Failure(f"{option} is for a model; {model} is compiled already: give it to `lacuna compile` instead")
@@ -161,9 +163,16 @@ def _open(options: argparse.Namespace, config: Config, progress: Callable[[str],
 
 def _simulator(device: Device, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Name, version and speed of what ran; a link that does not measure its speed gets that of the runs."""
-    waited = sum(entry["wall_s"] for entry in entries)
-    speed = sum(entry["cycles"] for entry in entries) / waited if waited else 0.0
+    ran = entries + [entry["loading"] for entry in entries if entry["loading"] is not None]
+    waited = sum(entry["wall_s"] for entry in ran)
+    speed = sum(entry["cycles"] for entry in ran) / waited if waited else 0.0
     return {"cycles_per_second": speed, **device.link.simulator}
+
+
+def loading_json(loading: LoadingResult) -> dict[str, Any]:
+    """What loading resident weights took, as in the JSON."""
+    return {"cycles": loading.cycles, "wall_s": loading.wall_s, "bytes": loading.bytes_read,
+            "commands": len(loading.records)}
 
 
 def input_label(given: Sequence[str], index: int, runs: int) -> str | dict[str, str]:
@@ -196,6 +205,9 @@ def _print_run(console: Console, entry: dict[str, Any], difference: str | None, 
     if len(entry["outputs"]) == 1 and 1 < len(entry["outputs"][0]) <= 1000:
         best = f", largest output: element {int(np.argmax(entry['outputs'][0]))}"
     text = f"{label}: {entry['cycles']:,} cycles{predicted}, {verdict}{best}"
+    if entry["loading"] is not None:
+        console.print(f"weights loaded: {entry['loading']['bytes']:,} bytes, {entry['loading']['cycles']:,} "
+                      f"cycles{predicted}; they stay for the runs that follow", highlight=False, soft_wrap=True)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

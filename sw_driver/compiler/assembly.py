@@ -41,7 +41,9 @@ class Assembly:
     Parameters
     ----------
     graph, config : the model and the device. layers : gated and fused.
-    compressed : whether weights are compressed where that takes fewer bytes.
+    compressed : whether weights are compressed where that takes fewer bytes. resident : whether they stay on chip, so
+        that a run loads none: the instructions that load them are `resident`. pace : cycles that memory takes for a
+        beat.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
     rows : output rows of a stripe, for layers that are cut though their maps are on chip.
 
@@ -54,12 +56,13 @@ class Assembly:
     """
 
     def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
-                 rows: Mapping[Layer, int], *, compressed: bool = True):
+                 rows: Mapping[Layer, int], *, compressed: bool = True, resident: bool = False,
+                 pace: int = 1):
         self.config = config
         self.layers = layers
         self.wanted = wanted
         self.compressed = compressed
-        self.transfers = Transfers(graph, config)
+        self.transfers = Transfers(graph, config, resident=resident, pace=pace)
         self.weights: list[WeightReport] = []
         self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
@@ -73,6 +76,7 @@ class Assembly:
         self._tables: dict[Layer, Region] = {}
         for layer in layers:
             self._layer(layer)
+        self._residency = self.transfers.residency() if resident else None
 
     # ---- masks --------------------------------------------------------------------------------
 
@@ -304,5 +308,6 @@ class Assembly:
             "stripe_rows": {layer.name: stripe.rows for layer, stripe in self._plan.stripes.items()},
             "weights": [dataclasses.asdict(report) for report in self.weights],
             "weights_total": weights_total(self.weights),
+            "residency": self._residency,
             "gated_layers": {layer.name: self._mask_names[layer.mask.tensor] for layer in self.layers if layer.mask},
         }

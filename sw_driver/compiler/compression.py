@@ -14,8 +14,8 @@ from hw.contract.weight_format import BlockHeader, MapCode, TableKind, TileOrder
 from hw.contract.weight_tables import Symbol
 from sim.cycle_model import decoding, table as building
 
-#: What --weights may be.
-MODES = ("compressed", "raw")
+#: What --weights may be. Resident weights are compressed, too; they are loaded once for many runs.
+MODES = ("compressed", "raw", "resident")
 
 #: A byte more is worth so many cycles less, where weights are waited for.
 CYCLES_PER_BYTE = 4
@@ -63,8 +63,9 @@ class Block:
 class Lead:
     """How far loading is ahead of computing, layer by layer, as far as the cycle model can tell."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, pace: int = 1):
         self.config = config
+        self.pace = pace  # cycles that memory takes for a beat
         self._lead = 0.0
         self._layers: list[tuple[int, float]] = []  # words and cycles of each
 
@@ -109,14 +110,15 @@ def compress(parts: Sequence[Part], previous: Table | None, lead: Lead, computin
         words = len(part.words) // config.weight_word_bytes
         available = lead.available(words)
         raw = len(part.words) + (8 * -(-part.order.tiles // config.maps_per_entry) if with_maps else 0)
-        block, loading = None, raw / 8
+        beat = lead.pace / 8  # cycles of a byte
+        block, loading = None, raw * beat
         if part.order.tiles <= config.weight_maps and part.words:
             ways, cycles = _ways(part, TableKind.PREVIOUS if chosen else TableKind.GENERAL, available, config)
             slack = 8 * min(max(cycles - available, 0), building(config)) / CYCLES_PER_BYTE
             others = None if chosen else _sum(parts[number + 1 :])
             block = _block(part, _encoded(part, ways, table, chosen, slack, others), config, with_maps)
-            cycles = max(decoding(part.order, block.header, config, part.maps), len(block.data) / 8)
-            if _value(len(block.data), cycles, available) < _value(raw, raw / 8, available):
+            cycles = max(decoding(part.order, block.header, config, part.maps), len(block.data) * beat)
+            if _value(len(block.data), cycles, available) < _value(raw, raw * beat, available):
                 table, chosen, loading = block.table, True, cycles
             else:
                 block = None

@@ -67,7 +67,8 @@ class Instruction:
     reads, writes : the memory it touches. fetches : what a convolution reads before it is drained; one of `reads`.
     layer : of a compute command; with what its record stands for: pixels, multiply-accumulates of a pixel, valid
         output channels in the last block.
-    cycles : expected, where that is known better than from the fields; else 0.
+    cycles : expected, where that is known better than from the fields; else 0. resident : of a LOAD: it is not part of
+        every run, what it brings stays.
     """
 
     opcode: Opcode
@@ -80,6 +81,7 @@ class Instruction:
     last_lanes: int = 0
     fetches: Region | None = None
     cycles: int = 0
+    resident: bool = False
 
     @property
     def engine(self) -> Engine:

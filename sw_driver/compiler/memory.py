@@ -91,10 +91,12 @@ class Ring:
 
     def __init__(self, size: int):
         self.size = size
+        self.taken = 0  # entries of all regions
         self._next = 0
 
     def take(self, count: int) -> int:
         """The first entry of a region of `count`; it may wrap around."""
         first = self._next
         self._next = (first + count) % self.size
+        self.taken += count
         return first

@@ -31,21 +31,24 @@ Rows = Mapping[Layer, int]
 @dataclasses.dataclass
 class Schedule:
     """Instructions in program order, with their tokens, and as commands; spans : when each is expected to run; cycles :
-    of the whole program, expected."""
+    of the whole program, expected. loading : the instructions for resident weights, which are a program of their own;
+    loading_cycles : expected."""
 
     assembly: Assembly
     instructions: list[Instruction]
     commands: list[Command]
     spans: list[Span]
     cycles: int
+    loading: list[Instruction]
+    loading_cycles: int
 
 
 def best_schedule(assemble: Callable[[Rows], Assembly], layers: Sequence[Layer], config: Config,
-                  stripes: int | None = None) -> Schedule:
-    """The schedule that is expected to take the fewest cycles; with `stripes`, the one that cuts every layer into so
-    many. Raises what `assemble` raises."""
+                  stripes: int | None = None, *, pace: int = 1) -> Schedule:
+    """The schedule that is expected to take the fewest cycles, where memory takes `pace` of them for a beat; with
+    `stripes`, the one that cuts every layer into so many. Raises what `assemble` raises."""
     choices = _choices(layers) if stripes is None else [_cut(layers, stripes)]
-    return min((_schedule(assemble(rows), config) for rows in choices), key=lambda schedule: schedule.cycles)
+    return min((_schedule(assemble(rows), config, pace) for rows in choices), key=lambda schedule: schedule.cycles)
 
 
 def _cut(layers: Iterable[Layer], stripes: int) -> Rows:
@@ -72,17 +75,28 @@ def _on_conv(layer: Layer) -> bool:
     return isinstance(layer, ConvLayer)
 
 
-def _schedule(assembly: Assembly, config: Config) -> Schedule:
-    instructions = assembly.transfers.instructions
+def _schedule(assembly: Assembly, config: Config, pace: int) -> Schedule:
+    loading = [instruction for instruction in assembly.transfers.instructions if instruction.resident]
+    instructions = [instruction for instruction in assembly.transfers.instructions if not instruction.resident]
     before = dependencies(instructions)
-    cycles = [instruction.cycles or expected_command(instruction.opcode, instruction.values, config)
-              for instruction in instructions]
+    cycles = _cycles(instructions, config, pace)
     order = program_order(instructions, before, cycles)
     ordered = [instructions[i] for i in order]
     position = {i: at for at, i in enumerate(order)}
     set_order(ordered)
     set_tokens(ordered, [sorted(position[j] for j in before[i]) for i in order])
-    commands = [Command(index, instruction.opcode, dict.fromkeys(
+    commands = _commands(ordered)
+    spans, total = timeline(commands, [cycles[i] for i in order], config, pace)
+    loading_cycles = (timeline(_commands(loading), _cycles(loading, config, pace), config, pace)[1] if loading else 0)
+    return Schedule(assembly, ordered, commands, spans, total, loading, loading_cycles)
+
+
+def _cycles(instructions: Iterable[Instruction], config: Config, pace: int) -> list[int]:
+    return [instruction.cycles or expected_command(instruction.opcode, instruction.values, config, pace=pace)
+            for instruction in instructions]
+
+
+def _commands(ordered: Iterable[Instruction]) -> list[Command]:
+    return [Command(index, instruction.opcode, dict.fromkeys(
         (field.name for field in fields(instruction.opcode)), 0) | instruction.values)
         for index, instruction in enumerate(ordered, start=1)]
-    return Schedule(assembly, ordered, commands, *timeline(commands, [cycles[i] for i in order], config))

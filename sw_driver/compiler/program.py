@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hw.contract import commands
-from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode
+from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode, transfer_beats
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
-from hw.contract.image import Layer as ReportedLayer, LayerCommand, Port, Program
+from hw.contract.image import Layer as ReportedLayer, LayerCommand, Loading, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sw_driver.compiler.assembly import Assembly
@@ -31,22 +32,33 @@ from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
 
+#: Bytes that the bus moves in a cycle.
+BUS_BYTES = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to compile. folding, weights, stripes : see `compile_model`."""
+    """How to compile. folding, weights, stripes, bandwidth : see `compile_model`."""
 
     folding: bool = True
     weights: str = WEIGHT_MODES[0]
     stripes: int | None = None
+    bandwidth: float = BUS_BYTES
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHT_MODES:
-            raise ValueError(f"weights must be {' or '.join(WEIGHT_MODES)}, not {self.weights!r}")
+            raise ValueError(f"weights must be one of {', '.join(WEIGHT_MODES)}, not {self.weights!r}")
+        if not 0 < self.bandwidth <= BUS_BYTES or BUS_BYTES % self.bandwidth:
+            raise ValueError(f"bandwidth must be {BUS_BYTES} / n for a whole number n, not {self.bandwidth!r}")
+
+    @property
+    def pace(self) -> int:
+        """Cycles that memory takes for a beat."""
+        return int(BUS_BYTES / self.bandwidth)
 
 
 def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, folding: bool = True,
-                  weights: str = WEIGHT_MODES[0], stripes: int | None = None,
+                  weights: str = WEIGHT_MODES[0], stripes: int | None = None, bandwidth: float = BUS_BYTES,
                   also: Sequence[str] = ()) -> Program:
     """Compile a TFLite model, given by its path or its bytes, for a preset or a configuration.
 
@@ -54,8 +66,11 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     ----------
     folding : without it, channels that are constant or that nobody reads are computed, too: the same results with
         more work.
-    weights : "compressed", where that takes fewer bytes, or "raw".
+    weights : "compressed", where that takes fewer bytes, or "raw"; both are loaded again for every run. "resident":
+        compressed, and loaded once: all of the model's weights must fit the chip, and a run moves none.
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
+    bandwidth : bytes per cycle of external memory, which the cycle model reckons with: 8, or less for a slow one. The
+        program runs with any.
     also : names of tensors within the graph that a run brings back besides the graph's outputs. A mask can't be: its
         bits stay in the mask memory; bring back the map that they are decided on.
 
@@ -67,7 +82,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     graph = load_graph(model)
     graph.outputs += [_computed(graph, tensor) for tensor in also]
     name = graph.name if isinstance(model, bytes) else str(Path(model).name)
-    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes))
+    return compile_graph(graph, config, name=name, options=Options(folding, weights, stripes, bandwidth))
 
 
 def _computed(graph: Graph, name: str) -> int:
@@ -97,6 +112,8 @@ def _remedy(graph: Graph, config: Config, options: Options) -> str:
             except CapacityError:
                 continue
             return f"Preset {larger.name!r} has room for this model"
+    if options.weights == "resident":
+        return "No preset has room for all of them"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
@@ -128,12 +145,13 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
     layers = decisions_first(open_gates(layers, set(wanted)))
     layers = drop_idle(gate(layers, set(wanted), branches=branches))
     share_in_place(layers, set(wanted))
-    compressed = options.weights == "compressed"
-    schedule = best_schedule(lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=compressed), layers,
-                             config, options.stripes)
+    schedule = best_schedule(
+        lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=options.weights != "raw",
+                              resident=options.weights == "resident", pace=options.pace),
+        layers, config, options.stripes, pace=options.pace)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
-    image = _image(ordered, bytes(transfers.data), bytes(transfers.blocks), config)
+    image, loading = _image(schedule, config)
     return Program(
         model=name, preset=config.name, config_hash=config.hash, image=image, command_count=len(ordered) + 2,
         input_bytes=align(transfers.input_bytes, 8), output_bytes=align(transfers.output_bytes, 8),
@@ -142,14 +160,20 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
         outputs=[_port(graph, tensor, output_name) for tensor, output_name in
                  zip(graph.outputs, graph.output_names, strict=True)],
         feeds=transfers.feeds, results=transfers.results, host_steps=lowering.host_steps,
-        layers=_reported(layers, ordered) + _host_layers(graph, lowering),
-        report=_report(schedule) | {"folding": None if folded is None else folded.report},
+        layers=_reported(layers, ordered) + _host_layers(graph, lowering), loading=loading,
+        report=_report(schedule) | {"bandwidth": options.bandwidth,
+                                    "folding": None if folded is None else folded.report},
     )
 
 
 def _report(schedule: Schedule) -> dict[str, Any]:
     """What the compiler did, for people and tools: memory, weights, and what bounds each layer."""
     report: dict[str, Any] = {**schedule.assembly.report, "expected_cycles": schedule.cycles}
+    if report["residency"] is not None:
+        report["residency"] |= {
+            "loading_commands": len(schedule.loading) + 2, "loading_expected_cycles": schedule.loading_cycles,
+            "loading_bytes": sum(8 * transfer_beats({"parameter_length": 0, **instruction.values})
+                                 for instruction in schedule.loading)}
     bounds = {layer.name: bound for layer, bound in layer_bounds(
         schedule.instructions, schedule.commands, schedule.spans).items()}
     report["bounds"] = [{"layer": name, "bound_by": bound.bound_by, **dataclasses.asdict(bound)}
@@ -165,14 +189,37 @@ def _port(graph: Graph, index: int, name: str) -> Port:
     return Port(name, index, list(tensor.shape), tensor.dtype, scale, zero_point)
 
 
-def _image(ordered: list[Instruction], data: bytes, blocks: bytes, config: Config) -> bytes:
-    """Commands first, then the data that they load, compressed weights last."""
-    count = len(ordered) + 2
-    data_offset = count * COMMAND_BYTES
+def _image(schedule: Schedule, config: Config) -> tuple[bytes, Loading | None]:
+    """Commands first, those that load resident weights behind those of every run; then the data that they load,
+    compressed weights last."""
+    transfers = schedule.assembly.transfers
+    data, blocks = bytes(transfers.data), bytes(transfers.blocks)
+    first, second = len(schedule.instructions) + 2, len(schedule.loading) + 2 if schedule.loading else 0
+    data_offset = (first + second) * COMMAND_BYTES
     block_offset = align(data_offset + len(data), 8)
-    image = bytearray(commands.encode(Opcode.BEGIN, {
-        "magic": MAGIC, "format_version": FORMAT_VERSION, "config_hash": config.hash, "command_count": count}))
-    for instruction in ordered:
+    data = data.ljust(block_offset - data_offset, b"\0") + blocks
+
+    def begin(count: int, **tags: int) -> bytes:
+        return commands.encode(Opcode.BEGIN, {"magic": MAGIC, "format_version": FORMAT_VERSION,
+                                              "config_hash": config.hash, "command_count": count, **tags})
+
+    body = _code(schedule.instructions, data_offset, block_offset)
+    if not second:
+        return _padded(begin(first) + body + data), None
+    load = _code(schedule.loading, data_offset, block_offset)
+    tag = zlib.crc32(data, zlib.crc32(load, config.hash)) or 1  # of what will lie on chip, and where
+    code = begin(first, requires=tag) + body + begin(second, establishes=tag) + load
+    return _padded(code + data), Loading(first * COMMAND_BYTES, second, tag)
+
+
+def _padded(image: bytes) -> bytes:
+    return image.ljust(align(len(image), 8), b"\0")
+
+
+def _code(instructions: list[Instruction], data_offset: int, block_offset: int) -> bytes:
+    """The commands between BEGIN and END, with their places in the image, and END."""
+    code = bytearray()
+    for instruction in instructions:
         values = instruction.values
         if instruction.opcode is Opcode.LOAD and values["window"] == Window.IMAGE:
             if values["flags"] & Flag.COMPRESSED:
@@ -181,12 +228,10 @@ def _image(ordered: list[Instruction], data: bytes, blocks: bytes, config: Confi
             else:
                 values = {**values, "offset": values["offset"] + data_offset}
         try:
-            image += commands.encode(instruction.opcode, values)
+            code += commands.encode(instruction.opcode, values)
         except commands.CommandError as error:
             raise CompileError(f"{instruction.layer or 'a transfer'} is too large for a command: {error}") from None
-    image += commands.encode(Opcode.END, {})
-    image = (image + data).ljust(block_offset, b"\0") + blocks
-    return bytes(image).ljust(align(len(image), 8), b"\0")
+    return bytes(code + commands.encode(Opcode.END, {}))
 
 
 def _reported(layers: list[Layer], ordered: list[Instruction]) -> list[ReportedLayer]:

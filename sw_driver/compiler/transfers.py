@@ -11,6 +11,7 @@ from hw.contract.layouts import align
 from hw.contract.registers import Window
 from sim import cycle_model
 from sw_driver.compiler.compression import Block, Lead, Part, Table, compress
+from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.feature_maps import Buffer, FeatureMap
 from sw_driver.compiler.instructions import Instruction, Region
 from sw_driver.compiler.memory import Ring
@@ -18,6 +19,10 @@ from sw_driver.graph import Graph
 
 #: Regions of the windows start at multiples of this many bytes.
 WINDOW_ALIGNMENT = 64
+
+#: What is streamed, and where to, for messages.
+_KINDS = {Space.WEIGHT: "weights and tables", Space.MAP: "row maps", Space.PARAMETER: "parameters and tables"}
+_MEMORIES = {Space.WEIGHT: "weight store", Space.MAP: "map memory", Space.PARAMETER: "parameter memory"}
 
 
 class Transfers:
@@ -29,11 +34,16 @@ class Transfers:
     blocks : compressed weights, one after the other; offsets of LOAD commands with COMPRESSED count from its start.
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
+
+    resident : what is streamed stays; the rings must not go around (`residency`). pace : cycles that memory takes for a
+    beat.
     """
 
-    def __init__(self, graph: Graph, config: Config):
+    def __init__(self, graph: Graph, config: Config, *, resident: bool = False, pace: int = 1):
         self.graph = graph
         self.config = config
+        self.resident = resident
+        self._pace = pace
         self.instructions: list[Instruction] = []
         self.data = bytearray()
         self.blocks = bytearray()
@@ -52,7 +62,7 @@ class Transfers:
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
         self._table: Table | None = None  # of the last compressed layer
-        self._lead = Lead(config)
+        self._lead = Lead(config, pace)
 
     # ---- instructions -------------------------------------------------------------------------
 
@@ -82,7 +92,9 @@ class Transfers:
             return Region(space, address, 0, self.sizes[space])
         if data not in self._offsets:
             self._offsets[data] = self.append(data)
-        return self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+        target = self.load(Window.IMAGE, self._offsets[data], len(data), space, address)
+        self.instructions[-1].resident = self.resident
+        return target
 
     def compress(self, parts: Sequence[Part], computing: float, *, with_maps: bool = True) -> list[Block | None]:
         """The blocks of the next layer to be loaded; see `compression.compress`."""
@@ -107,8 +119,24 @@ class Transfers:
                   "parameter_address": own.first}
         self.instructions.append(Instruction(
             Opcode.LOAD, values, [], [region for region in (weight, maps, own) if region.count],
-            cycles=cycle_model.block(values, self.config, block.maps, block.header)))
+            cycles=cycle_model.block(values, self.config, block.maps, block.header, pace=self._pace),
+            resident=self.resident))
         return weight, maps, own
+
+    def residency(self) -> dict[str, int]:
+        """Bytes of each memory that what was streamed takes, and that the memory has. Raises CapacityError where that
+        is less."""
+        report = {}
+        for name, space in (("store", Space.WEIGHT), ("map", Space.MAP), ("parameter", Space.PARAMETER)):
+            entry = self._entry_bytes[space]
+            report[f"{name}_bytes"], limit = self._rings[space].taken * entry, self.sizes[space] * entry
+            report[f"{name}_bytes_limit"] = limit
+            if report[f"{name}_bytes"] > limit:
+                raise CapacityError(
+                    f"The model's {_KINDS[space]} take {report[f'{name}_bytes']:,} bytes, of which none may leave the "
+                    f"chip where weights are resident; the {_MEMORIES[space]} has {limit:,}. Weights \"compressed\" "
+                    "are loaded again for every run, and need not fit")
+        return report
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:
         """Give a feed its place in window INPUT and load it."""

@@ -45,18 +45,22 @@ class Chunk:
     unrolling: int
 
 
-def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config, *, last: bool = False) -> list[Chunk]:
+def choose_chunks(layer: ConvLayer, tiles: WeightTiles, config: Config, *, last: bool = False,
+                  resident: bool = False) -> list[Chunk]:
     """Cut a layer into commands, with the unrolling of each. Where every block has a gate it has a command.
 
     A command's weights take at most half of the weight store, so that the next command's arrive meanwhile,
     unless one block alone needs more. Weights that are used once, and the last ones to arrive, take at most a
-    quarter: what is computed when all are there is less. Raises CapacityError when one block does not fit at all.
+    quarter: what is computed when all are there is less. Resident weights are there in any case. Raises
+    CapacityError when one block does not fit at all.
     """
     if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
         if not all(_fits(tiles, first, 1, config, 1) for first in range(tiles.output_blocks)):
             raise _too_large(layer, tiles, config)
         return [Chunk(first, 1, 0) for first in range(tiles.output_blocks)]
     shares = (4, 2, 1) if last and layer.output.height * layer.output.width == 1 else (2, 1)
+    if resident:
+        shares = (1,)
     best: tuple[float, list[Chunk]] | None = None
     for unrolling in range(len(config.unrollings)):
         if 1 << unrolling > max(1, 2 * tiles.output_blocks - 1):

@@ -78,7 +78,7 @@ class ConvStream:
         config = transfers.config
         tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, config)
         self._transfers = transfers
-        self.chunks = choose_chunks(layer, tiles, config, last=last)
+        self.chunks = choose_chunks(layer, tiles, config, last=last, resident=transfers.resident)
         self._packed = {chunk: tiles.pack(chunk.first_block, chunk.blocks, 1 << chunk.unrolling)
                         for chunk in self.chunks}
         encoded: list[Block | None] = [None] * len(self.chunks)
@@ -90,7 +90,7 @@ class ConvStream:
         self._blocks = dict(zip(self.chunks, encoded, strict=True))
         self._placements: dict[Chunk, Placement] = {}
         parts, blocks = list(self._packed.values()), list(self._blocks.values())
-        self.keeps = len(parts) == 1 or (
+        self.keeps = transfers.resident or len(parts) == 1 or (
             2 * sum(len(part.tiles) for part in parts) <= config.weight_bytes
             and 2 * sum(len(part.maps) for part in parts) <= 8 * config.map_entries
             and 2 * sum(len(part.parameters) for part in parts) <= (
@@ -136,6 +136,8 @@ class DepthwiseStream:
                                 f"{self._weights.block_words * config.weight_word_bytes} bytes, the weight store has "
                                 f"{config.weight_bytes}")
         total = self._weights.output_blocks
+        if transfers.resident:
+            count = total
         self.keeps = count == total
         if layer.mask is not None and layer.mask.grain is Grain.BLOCK:
             count = 1

@@ -16,6 +16,7 @@ from hw.contract.registers import ID, REGISTERS, Access, Control, Error, Permiss
 from sim.golden import Executed, External, Golden, Run, check_hazards
 from sim.golden.memory import DeviceError
 from sim.timeline import Span, timeline
+from sim.tokens import Command
 from sw_driver.links.link import InterruptTimeout, LinkError
 
 _BY_ADDRESS = {register.address: register for register in REGISTERS.values()}
@@ -48,7 +49,8 @@ class GoldenLink:
         self.golden = Golden(config, External(self.memory_base, memory_bytes), timing=timing)
         self.last = Run()
         self._check = check
-        self._checked: bytes | None = None
+        self._checked: set[tuple[bytes, int]] = set()
+        self._loading: list[Command] = []  # of the program whose tag stands
         self._registers = {name: register.reset for name, register in REGISTERS.items()}
         self._registers |= {"ID": ID, "FORMAT": FORMAT_VERSION, "CONFIG": config.hash}
         self._registers |= dict.fromkeys(("LOAD_COMMAND", "STORE_COMMAND", "CONV_COMMAND", "VECTOR_COMMAND"), _IDLE)
@@ -122,6 +124,7 @@ class GoldenLink:
 
     def _control(self, control: Control) -> None:
         if Control.SOFT_RESET in control:
+            self.golden.tag = 0
             self._registers |= {"STATUS": 0, "ERROR_CODE": 0, "ERROR_COMMAND": 0, "ERROR_ADDRESS": 0}
             return
         if Control.ACKNOWLEDGE in control:
@@ -136,6 +139,10 @@ class GoldenLink:
         completed = self._write_records(run, spans)
         if self._check and run.error is Error.NONE:
             self._check_hazards(run)
+        if run.error:
+            self.golden.tag = 0  # the last record may have been refused
+        elif self.golden.tag != run.required:
+            self._loading = [*(self._loading if run.required else ()), *commands]
         self._registers |= {
             "ERROR_CODE": run.error, "ERROR_COMMAND": run.error_command, "ERROR_ADDRESS": run.error_address,
             "CYCLES": cycles, "COMPLETED": completed, "DISPATCHED": run.dispatched,
@@ -161,9 +168,13 @@ class GoldenLink:
     def _check_hazards(self, run: Run) -> None:
         window = self.golden.windows.windows[Window.IMAGE]
         image = self.golden.windows.external.view(window.base, window.size).tobytes()
-        if image != self._checked:
-            check_hazards([executed.command for executed in run.executed], self.config, image)
-            self._checked = image
+        key = image, self._registers["PROGRAM"]
+        if key not in self._checked:
+            if not any(image == checked for checked, _program in self._checked):
+                self._checked.clear()
+            check_hazards([executed.command for executed in run.executed], self.config, image,
+                          self._loading if run.required else ())
+            self._checked.add(key)
 
 
 def record(executed: Executed, span: Span) -> np.ndarray:

@@ -447,6 +447,98 @@ def test_bad_opcodes():
     bench.simulate(test)
 
 
+LOADS, REQUIRES, PLAIN, REPLACES, FAILS, WRONG = range(0, 6 * 2048, 2048)  # offsets of programs, for tags
+TAG, OTHER_TAG = 0x8000_0001, 0x0000_0001
+
+
+def programs_with_tags():
+    """One that establishes TAG, one that requires it, one without tags, one that replaces TAG by OTHER_TAG, one that
+    would establish TAG but fails, one that requires OTHER_TAG."""
+    bench = Bench()
+    bench.program([load(64)], at=LOADS, establishes=TAG)
+    bench.program([conv(9)], at=REQUIRES, requires=TAG)
+    bench.program([conv(9)], at=PLAIN)
+    bench.program([conv(9)], at=REPLACES, requires=TAG, establishes=OTHER_TAG)
+    bench.program([load(64), load(63)], at=FAILS, establishes=TAG)
+    bench.program([conv(9)], at=WRONG, requires=OTHER_TAG)
+    return bench
+
+
+def test_tags():
+    """A tag stands from the end of the program that establishes it until one runs that does not require it."""
+    bench = programs_with_tags()
+
+    async def test(ctx):
+        async def refused(program):
+            await bench.expect_error(ctx, Error.NOT_RESIDENT, 0, program, program=program)
+            assert await bench.get(ctx, "DISPATCHED") == await bench.get(ctx, "COMPLETED") == 0
+
+        await bench.set_up(ctx)
+        await refused(REQUIRES)
+        await refused(REPLACES)
+        await bench.expect_done(ctx, LOADS)
+        for _ in range(3):
+            await bench.expect_done(ctx, REQUIRES)
+        await refused(WRONG)  # another tag: an error, after which none stands
+        await refused(REQUIRES)
+        await bench.expect_done(ctx, LOADS)
+        await bench.expect_done(ctx, PLAIN)
+        await refused(REQUIRES)
+        await bench.expect_done(ctx, LOADS)
+        await bench.expect_done(ctx, REPLACES)
+        for _ in range(2):
+            await bench.expect_done(ctx, WRONG)  # OTHER_TAG stands now
+        await refused(REQUIRES)
+        await refused(WRONG)
+        await bench.expect_error(ctx, Error.BAD_COMMAND, 2, program=FAILS)
+        await refused(REQUIRES)
+        await good_program_works(ctx, bench)
+
+    bench.simulate(test)
+
+
+@pytest.mark.parametrize("what", ["error", "image", "bus", "idle reset", "reset", "watchdog"])
+def test_what_a_tag_does_not_survive(what):
+    """Any error, of the program that establishes it or of one that requires it, and a soft reset at any time."""
+    bench = programs_with_tags()
+    bench.fail[13] = (Error.BAD_COMMAND, 0x1234)
+    bench.program([conv(9), conv(13)], at=16384, requires=TAG)
+    bench.program([conv(3000)], at=20480, requires=TAG)
+    bench.program([conv(9), add(9, wait_load=1)], at=24576, requires=TAG)
+
+    async def soft_reset(ctx):
+        await bench.put(ctx, "CONTROL", Control.SOFT_RESET)
+        while await bench.get(ctx, "STATUS") & Status.BUSY:
+            pass
+
+    async def test(ctx):
+        await bench.set_up(ctx)
+        await bench.expect_done(ctx, LOADS)
+        await bench.expect_done(ctx, REQUIRES)
+        if what == "error":
+            await bench.expect_error(ctx, Error.BAD_COMMAND, 2, program=16384)
+        elif what == "image":
+            await bench.expect_error(ctx, Error.BAD_IMAGE, 0, program=LOADS + 128)
+        elif what == "bus":
+            bench.memory.read_errors = [range(BASE + REQUIRES + 8, BASE + REQUIRES + 16)]
+            await bench.expect_error(ctx, Error.BUS_READ, 0, program=REQUIRES)
+            bench.memory.read_errors = []
+        elif what == "idle reset":
+            await soft_reset(ctx)
+        elif what == "reset":
+            await bench.start(ctx, 20480)
+            for _ in range(300):
+                await ctx.tick()
+            await soft_reset(ctx)
+        else:
+            await bench.expect_error(ctx, Error.WATCHDOG, 2, program=24576)
+        await bench.expect_error(ctx, Error.NOT_RESIDENT, 0, REQUIRES, program=REQUIRES)
+        await bench.expect_done(ctx, LOADS)
+        await bench.expect_done(ctx, REQUIRES)
+
+    bench.simulate(test)
+
+
 def test_bus_errors():
     """In the program, in data, in a record."""
     bench = Bench()

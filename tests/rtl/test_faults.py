@@ -26,6 +26,8 @@ from sw_driver.links.golden import GoldenLink
 from sw_driver.links.link import InterruptTimeout, LinkError
 from sw_driver.links.rtl import RtlLink, open_rtl
 from sw_driver.opening import open_device
+from sw_driver.oracle import run_oracle
+from sw_driver.tflite.builder import TfliteBuilder
 from testbench.hand_made_programs import PERMISSIONS, PLACES, Command, Host, image_of
 from testbench.random_graphs import random_graph
 
@@ -359,6 +361,137 @@ def test_driver_tells_the_layer_of_a_bad_command(host: Host, good: GoodProgram) 
         device.run(dataclasses.replace(good.program, image=bytes(image)), good.inputs)
     assert (caught.value.code, caught.value.command) == (Error.BAD_COMMAND, index)
     good.check(host)
+
+
+# ---- tags -----------------------------------------------------------------------------------------------------
+
+TAG = 0x8000_0001
+WEIGHTS: Command = (Opcode.LOAD, {**LOAD, "space": Space.WEIGHT})
+WITH_TAGS = {
+    "loads": image_of(CONFIG, [WEIGHTS], establishes=TAG),
+    "requires": image_of(CONFIG, BEFORE, requires=TAG),
+    "requires another": image_of(CONFIG, BEFORE, requires=TAG ^ 1),
+    "plain": image_of(CONFIG, BEFORE),
+    "fails": image_of(CONFIG, [WEIGHTS, (Opcode.LOAD, {**LOAD, "length": 63})], establishes=TAG),
+    "requires and fails": image_of(CONFIG, [*BEFORE, (Opcode.LOAD, {**LOAD, "length": 63})], requires=TAG),
+}
+AT = {name: 0x800 * i for i, name in enumerate(WITH_TAGS)}
+
+
+def place_tags(host: Host) -> None:
+    """All of these programs, in one image."""
+    host.place(b"".join(image.ljust(0x800, b"\0") for image in WITH_TAGS.values()))
+
+
+def run_at(host: Host, name: str) -> tuple[Error, int]:
+    host.write("PROGRAM", AT[name])
+    return host.run()
+
+
+def expect_refused(host: Host) -> None:
+    """The program that requires TAG is refused before anything of it is done."""
+    host.write("PROGRAM", AT["requires"])
+    expect_error(host, Error.NOT_RESIDENT, 0, AT["requires"])
+    assert host.read("DISPATCHED") == host.read("COMPLETED") == 0
+
+
+def soft_reset(host: Host) -> None:
+    host.write("CONTROL", Control.SOFT_RESET)
+    while host.read("STATUS") & Status.BUSY:
+        pass
+
+
+def test_program_that_requires_what_is_not_there(host: Host, good: GoodProgram) -> None:
+    """Nothing loaded; another tag; after an error while loading or running; after a reset; after another program."""
+    place_tags(host)
+    soft_reset(host)
+    expect_refused(host)
+    for between, end in (("requires another", (Error.NOT_RESIDENT, 0)), ("plain", (Error.NONE, 0)),
+                         ("requires and fails", (Error.BAD_COMMAND, BAD_AT)), ("fails", (Error.BAD_COMMAND, 2))):
+        assert run_at(host, "loads") == (Error.NONE, 0)
+        for _ in range(2):
+            assert run_at(host, "requires") == (Error.NONE, 0)
+        assert run_at(host, between) == end
+        expect_refused(host)
+        expect_refused(host)  # that was an error, too
+    assert run_at(host, "loads") == (Error.NONE, 0)
+    soft_reset(host)
+    expect_refused(host)
+    assert run_at(host, "loads") == (Error.NONE, 0)
+    good.check(host)  # another image's program
+    place_tags(host)
+    expect_refused(host)
+    good.check(host)
+
+
+def test_resets_while_programs_with_tags_run(rtl_host: Host, rtl: RtlLink, good: GoodProgram) -> None:
+    """A soft or hardware reset at any time: what was being loaded, or was required, does not stand."""
+    rng = np.random.default_rng(SEED + 4)
+    print(f"LACUNA_SEED={SEED}")
+    place_tags(rtl_host)
+    for number in range(20):
+        name = ("loads", "requires")[number % 2]
+        if name == "requires":
+            assert run_at(rtl_host, "loads") == (Error.NONE, 0)
+        rtl_host.write("PROGRAM", AT[name])
+        rtl_host.start()
+        with pytest.raises(InterruptTimeout):
+            rtl.wait_interrupt(int(rng.integers(1, 100)))
+        if number % 5 == 4:
+            rtl.reset()
+            rtl_host.write("WATCHDOG", WATCHDOG)
+            place_tags(rtl_host)
+        else:
+            soft_reset(rtl_host)
+        expect_refused(rtl_host)
+    good.check(rtl_host)
+
+
+def resident_model() -> bytes:
+    builder = TfliteBuilder()
+    rng = np.random.default_rng(5)
+    x = builder.add_input("image", (1, 6, 7, 4), scale=0.05, zero_point=3)
+    weights = rng.integers(-60, 60, (8, 3, 3, 4)).astype(np.int8)
+    weights[:, 1, 1, 2:] = 0
+    x = builder.add_conv_2d(x, weights, None, 0.01, scale=0.05, zero_point=-3)
+    x = builder.add_depthwise_conv_2d(x, rng.integers(-60, 60, (1, 3, 3, 8)).astype(np.int8), None, 0.01, scale=0.05,
+                                      zero_point=4)
+    builder.add_output(builder.add_conv_2d(x, rng.integers(-60, 60, (4, 1, 1, 8)).astype(np.int8), None, 0.01,
+                                           scale=0.05, zero_point=0))
+    return builder.to_bytes()
+
+
+def test_resident_weights_survive_runs_and_nothing_else(host: Host, good: GoodProgram) -> None:
+    """Exact with weights of runs before; loaded again behind the driver's back, or after an error."""
+    model = resident_model()
+    program = compile_model(model, CONFIG, weights="resident")
+    assert program.loading is not None
+    device = Device(host.link, CONFIG)
+    rng = np.random.default_rng(SEED + 5)
+    print(f"LACUNA_SEED={SEED}")
+
+    def check(*, loads: bool) -> None:
+        x = rng.integers(-128, 128, program.inputs[0].shape).astype(np.int8)
+        result = device.run(program, x)
+        np.testing.assert_array_equal(result.output, run_oracle(model, [x])[0])
+        assert (result.loading is not None) is loads
+
+    check(loads=True)
+    for _ in range(4):
+        check(loads=False)
+    soft_reset(host)
+    check(loads=True)
+    check(loads=False)
+    good.check(host)
+    device._written = None  # the other driver wrote another image
+    check(loads=True)
+    damaged = bytearray(program.image)
+    index = program.layers[1].commands[0].index
+    damaged[index * COMMAND_BYTES + 20] = 0
+    with pytest.raises(DeviceError, match="BAD_COMMAND"):
+        device.run(dataclasses.replace(program, image=bytes(damaged)), np.zeros(program.inputs[0].shape, np.int8))
+    check(loads=True)
+    check(loads=False)
 
 
 # ---- the RTL alone: time and the bus ------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from sw_driver.oracle import run_oracle
 pytestmark = pytest.mark.rtl
 
 MODELS = Path(__file__).parents[2] / "models"
-RESNET = Path(__file__).parents[3] / "shared" / "models" / "ic"
+SHARED = Path(__file__).parents[3] / "shared" / "models"
+RESNET = SHARED / "ic"
 
 #: What ResNet-8 may take on `large` from doorbell to interrupt, everything included.
 RESNET_CYCLES = 65_000
@@ -56,3 +57,22 @@ def test_digits() -> None:
     pictures = [np.asarray(Image.open(file).convert("L")) for file in files]
     inputs = [(picture.astype(np.int16) - 128).astype(np.int8).reshape(1, 28, 28, 1) for picture in pictures]
     check(MODELS / "digits.tflite", inputs, "small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape", "cycles"), [
+    ("ic", (1, 32, 32, 3), 60_000), ("kws", (1, 49, 10, 1), 15_000), ("vww", (1, 96, 96, 3), 70_000)])
+def test_resident_weights_at_one_byte_per_cycle(name: str, shape: tuple[int, ...], cycles: int) -> None:
+    """Loaded once, then no run waits for weights: exact, at a memory whose bandwidth the weights alone would take."""
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"../shared/models/{name} is not here")
+    (model,) = (SHARED / name).glob("*.tflite")
+    files = sorted((SHARED / name / "inputs").glob("*.npy"))[:3]
+    program = compile_model(model, "large", weights="resident")
+    with open_device("rtl", "large", bandwidth=1) as device:
+        for number, file in enumerate(files):
+            x = np.load(file).reshape(shape)
+            result = device.run(program, x)
+            np.testing.assert_array_equal(result.output, run_oracle(model, [x])[0])
+            assert (result.loading is not None) is (number == 0)
+            assert result.cycles < cycles

@@ -9,7 +9,7 @@ import pytest
 from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import preset
 from sim.cycle_model import COSTS, overlap, transfer
-from sim.timeline import COMMAND_BEATS, timeline
+from sim.timeline import COMMAND_BEATS, RECORD_BEATS, timeline
 from sim.tokens import Command, TokenError
 
 CONFIG = preset("small")
@@ -63,6 +63,19 @@ def test_commands_and_data_share_the_bus():
     assert spans[0].end - spans[0].start >= alone[0].end - alone[0].start
     assert spans[-1].end >= (len(program) + 2) * COMMAND_BEATS + len(program)
     assert all(later.start >= earlier.end for earlier, later in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("pace", [2, 8])
+def test_a_slow_memory(pace):
+    """All that a program moves takes its time: commands, data, records; nothing but that where little is computed."""
+    program = commands(*[(Opcode.LOAD, {"length": 4096})] * 6, *[(Opcode.STORE, {"length": 1024})] * 2)
+    fast, total = timeline(program, [transfer(each.opcode, each.values, CONFIG) for each in program], CONFIG)
+    slow, slow_total = timeline(program, [transfer(each.opcode, each.values, CONFIG, pace) for each in program], CONFIG,
+                                pace)
+    beats = (len(program) + 2) * COMMAND_BEATS + 6 * 512 + 2 * 128 + len(program) * RECORD_BEATS
+    assert pace * beats * 0.95 < slow_total < pace * beats + 600
+    assert slow_total > 0.9 * pace * total
+    assert all(after.start >= before.start for before, after in zip(fast, slow, strict=True))
 
 
 def test_a_program_without_commands():

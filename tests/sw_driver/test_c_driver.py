@@ -15,7 +15,7 @@ import pytest
 import lacuna
 from hw.contract.config import PRESETS, Config
 from hw.contract.image import Feed, HostStep, ImageError, Port, Program
-from hw.contract.registers import Error
+from hw.contract.registers import REGISTERS, Control, Error
 from hw.delivery.c_header import registers_header
 from models.digits_data import as_input, load_samples
 from sw_driver.c.export import SOURCES, ExportError, copy_driver, program_header
@@ -132,6 +132,58 @@ def test_digits_on_the_golden_model(digits: tuple[Program, Path], mode: str) -> 
     done = run_on(GoldenLink(SMALL), host, mode, inputs)
     assert done.returncode == STATUS["OK"], done.stderr
     assert done.stdout == b"".join(logits_of(program, inputs))
+
+
+class Forgetful(GoldenLink):
+    """Notes where each program starts; forgets the tag before the start with this number, as if someone else had used
+    the device."""
+
+    def __init__(self, forgets: int | None = None):
+        super().__init__(SMALL)
+        self.forgets = forgets
+        self.starts: list[int] = []
+
+    def write_register(self, address: int, value: int) -> None:
+        if address == REGISTERS["CONTROL"].address and value & Control.START:
+            if len(self.starts) == self.forgets:
+                self.golden.tag = 0
+            self.starts.append(self.read_register(REGISTERS["PROGRAM"].address))
+        super().write_register(address, value)
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Path]:
+    """A small network whose weights stay on chip."""
+    builder = TfliteBuilder()
+    rng = np.random.default_rng(3)
+    x = builder.add_input("image", (1, 6, 7, 3), scale=0.05, zero_point=3)
+    x = builder.add_conv_2d(x, rng.integers(-60, 60, (8, 3, 3, 3)).astype(np.int8), None, 0.01, scale=0.05,
+                            zero_point=3)
+    builder.add_output(builder.add_conv_2d(x, rng.integers(-60, 60, (10, 1, 1, 8)).astype(np.int8), None, 0.01,
+                                           scale=0.05, zero_point=0))
+    program = lacuna.compile(builder.to_bytes(), preset="small", weights="resident")
+    return program, build(tmp_path_factory.mktemp("resident"), program, SMALL)
+
+
+@pytest.mark.parametrize("mode", ["interrupt", "poll"])
+@pytest.mark.parametrize(("forgets", "starts"), [(None, "L000"), (2, "L00L00"), (1, None)])
+def test_resident_weights(resident: tuple[Program, Path], mode: str, forgets: int | None, starts: str | None) -> None:
+    """Loaded once; again, once, when the device says that they are not there; not when they were just loaded."""
+    program, host = resident
+    assert program.loading is not None
+    rng = np.random.default_rng(SEED)
+    inputs = [rng.integers(-128, 128, program.inputs[0].shape).astype(np.int8) for _ in range(3)]
+    link = Forgetful(forgets)
+    done = run_on(link, host, mode, inputs)
+    if starts is None:
+        assert done.returncode == STATUS["DEVICE_ERROR"]
+        assert b"NOT_RESIDENT: the weights that the program requires are not on the device" in done.stderr
+        assert link.starts == [program.loading.offset, 0]
+        return
+    assert done.returncode == STATUS["OK"], done.stderr
+    assert link.starts == [program.loading.offset if letter == "L" else 0 for letter in starts]
+    with lacuna.open("golden", preset="small") as device:
+        assert done.stdout == b"".join(device.run(program, x).output.tobytes() for x in inputs)
 
 
 @pytest.mark.slow

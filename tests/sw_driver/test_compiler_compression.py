@@ -116,5 +116,5 @@ def test_report() -> None:
         assert 0 <= entry["rows_skipped"] <= entry["rows"]
     assert report["weights_total"]["weight_bytes"] == sum(entry["weight_bytes"] for entry in report["weights"])
     assert {entry["layer"] for entry in report["weights"]} <= {entry["layer"] for entry in report["bounds"]}
-    with pytest.raises(ValueError, match="weights must be compressed or raw, not 'zip'"):
+    with pytest.raises(ValueError, match="weights must be one of compressed, raw, resident, not 'zip'"):
         compile_model(graph.model, config, weights="zip")
