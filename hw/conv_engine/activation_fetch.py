@@ -320,7 +320,7 @@ class ActivationFetch(wiring.Component):
             arrived = Signal(ActivationWord(config), name=f"arrived_{i}")
             m.d.comb += [
                 arrived.data.eq(port.data),
-                arrived.nonzero.eq(Mux(tag.fetch, differs & Mux(tag.word_last, last_exist, -1), 0)),
+                arrived.nonzero.eq(Mux(tag.fetch & port.data_valid, differs & Mux(tag.word_last, last_exist, -1), 0)),
                 arrived.pixel.eq(tag.pixel),
                 arrived.tile_last.eq(tag.tile_last),
                 arrived.wave_last.eq(tag.wave_last),

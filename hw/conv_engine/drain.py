@@ -136,6 +136,7 @@ class Drain(wiring.Component):
         exists, row_valid, has_pixel, last_group, last_pixel, row_end = (Signal() for _ in range(6))
         working, turn, launch = Signal(), Signal(), Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
+        groups_log2 = Signal(range(rows_log2 + 1))  # of pixel groups
         groups_mask = Signal(row_bits)  # of the bits of a row that number its pixel group
         m.d.sync += turn.eq(~turn)
         m.d.comb += [
@@ -143,7 +144,8 @@ class Drain(wiring.Component):
             next_row.eq((row + 1)[:rows_log2]),
             groups_mask.eq(pixel_groups - 1),
             next_group.eq(next_row & groups_mask),
-            block.eq(row >> (rows_log2 - self.unrolling)),
+            groups_log2.eq(rows_log2 - self.unrolling),
+            block.eq(row >> groups_log2),
             exists.eq(block < wave.blocks),
             row_valid.eq(self.drained_valid.bit_select(row, 1)),
             has_pixel.eq(index < wave.pixels),

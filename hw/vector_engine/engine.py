@@ -110,9 +110,9 @@ class VectorEngine(wiring.Component):
             m.d.comb += step.mask.data.eq(self.mask.data)
         for step in (pixels, windows, taps, depthwise_walk, depthwise_mac, decide, dilate, combine, post_process):
             m.d.comb += step.settings.eq(settings)
-        for step in (windows, depthwise_walk, depthwise_mac, decide, post_process):
+        for step in (windows, depthwise_mac, decide, post_process):
             m.d.comb += step.start.eq(pixels.start)
-        m.d.comb += [reader.absent.eq(settings.input_zero_point), reduce.maximum.eq(settings.maximum)]
+        m.d.comb += reduce.maximum.eq(settings.maximum)
         loading, table_there = Signal(), Signal()
         self._load_table(m, settings, loading, table_there, post_process)
         m.d.comb += [
