@@ -60,10 +60,11 @@ class StoreEngine(wiring.Component):
             bus.request.payload.length.eq(command.length),
             moved.eq(bus.data.valid & bus.data.ready),
             self.engine.error.eq(bus.error),
+            counters.beats.eq(command.length[3:]),  # when the command is complete
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [counters.beats.eq(0), counters.stalled.eq(0)]
+                m.d.sync += counters.stalled.eq(0)
                 with m.If(self.engine.command.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
@@ -80,8 +81,6 @@ class StoreEngine(wiring.Component):
                         m.d.sync += words_left.eq(command.length[lane_bits:])
                         m.next = "DATA"
             with m.State("DATA"):
-                with m.If(moved):
-                    m.d.sync += counters.beats.eq(counters.beats + 1)
                 with m.If(bus.data.valid & ~bus.data.ready):
                     m.d.sync += counters.stalled.eq(counters.stalled + 1)
                 with m.If(bus.error.valid):

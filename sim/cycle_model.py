@@ -41,27 +41,27 @@ class Costs:
     conv_add: int = 19  #: with a residual ADD, so much longer
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 43  #: a vector command, but the steps of its words
-    depthwise: int = 55  #: a DEPTHWISE command, but its steps
+    vector: int = 48  #: a vector command, but the steps of its words
+    depthwise: int = 60  #: a DEPTHWISE command, but its steps
     dilate: int = 9  #: a DILATE command, but its steps
     combine: int = 10  #: a COMBINE command, but its words
     combine_word: int = 9  #: a word of a COMBINE command
-    load: int = 6  #: a LOAD, but latency and beats
+    load: int = 9  #: a LOAD, but latency and beats
     load_end: int = 2  #: the last beat read until the command is complete
     block: int = 36  #: a block of compressed weights, but table and steps
     table: int = 28  #: the symbol table of a block, but its entries
     row_map: int = 5  #: a row map in a block
     parameter_check: int = 8  #: longer where an entry's beats are no power of two
-    store: int = 17  #: a STORE, but latency and beats
+    store: int = 20  #: a STORE, but latency and beats
     read_latency: int = 20  #: external memory: address accepted until the first beat
     write_latency: int = 20  #: external memory: last beat until the response
     restart: int = 3  #: a command complete until the engine, or one that waited for it, starts the next
-    fetch_start: int = 6  #: doorbell until the first commands are asked for
-    fetch_request: int = 5  #: room for further commands until they are asked for
+    fetch_start: int = 9  #: doorbell until the first commands are asked for
+    fetch_request: int = 8  #: room for further commands until they are asked for
     fetch_chunk: int = 4  #: commands asked for at once
     fetch_ahead: int = 8  #: commands held in front of the dispatcher
     dispatch: int = 15  #: a command's first beat at the dispatcher until its engine can start
-    finish: int = 40  #: last command complete until the interrupt: its record written
+    finish: int = 45  #: last command complete until the interrupt: its record written
 
 
 COSTS = Costs()

@@ -48,8 +48,8 @@ class BurstPlanner(wiring.Component):
     request0, request1 : transfers of the two clients; between bursts, client 0 goes first.
     windows : the address windows.
     stop : drop all transfers and take no new ones; a burst that is offered stays offered.
-    burst : bursts in order, at most one every second cycle for one client; the first is offered five cycles
-        after its request was taken.
+    burst : bursts in order, the next one two cycles after one was taken; the first is offered six cycles after its
+        request was taken.
     error : per client, for one cycle: the transfer was denied; `address`, of both the same, is its offset.
     idle : there is nothing in here.
     """
@@ -74,10 +74,10 @@ class BurstPlanner(wiring.Component):
         bits = self.config.axi_address_bits - beat_shift  # addresses and lengths in here are in beats
         beats_bits = 32 - beat_shift
 
-        # A transfer under way, per client: its next beat, and the one behind its last.
+        # A transfer under way, per client: its next beat, and its last.
         active = [Signal(name=f"active{c}") for c in range(CLIENTS)]
         address = [Signal(bits, name=f"address{c}") for c in range(CLIENTS)]
-        behind = [Signal(bits + 1, name=f"behind{c}") for c in range(CLIENTS)]
+        final = [Signal(bits, name=f"final{c}") for c in range(CLIENTS)]
 
         # ---- the check, in four cycles: taken, looked up, compared, judged ------------------------------------------
         looking = Signal()
@@ -127,26 +127,25 @@ class BurstPlanner(wiring.Component):
             m.d.sync += copy.eq(Mux(chosen, content, 0))
             copies.append(copy)
 
-        # Third cycle: compare with the window and with the end of the address space.
+        # Third cycle: compare with the window, add its base.
         permitted = Signal()
         size = Signal(beats_bits)
         base = Signal(bits)
         limit = Signal(max(bits, beats_bits + 1) + 1)
         inside = Signal()
-        below, at_end = Signal(name="below"), Signal(name="at_end")
-        m.d.comb += [
-            Cat(permitted, size, base).eq(functools.reduce(operator.or_, copies)),
-            limit.eq(base + end),
-        ]
+        m.d.comb += Cat(permitted, size, base).eq(functools.reduce(operator.or_, copies))
         m.d.sync += [
             inside.eq(permitted & well_formed & (end <= size)),
-            below.eq(limit[bits:] == 0),
-            at_end.eq(limit == 1 << bits),
+            limit.eq(base + end),
         ]
 
-        # Fourth cycle: grant or deny.
+        # Fourth cycle: compare with the end of the address space; grant or deny.
+        last_beat = Signal.like(limit)
         granted = Signal()
-        m.d.comb += granted.eq(inside & (below | at_end))
+        m.d.comb += [
+            last_beat.eq(limit - 1),
+            granted.eq(inside & (last_beat[bits:] == 0)),
+        ]
         for c in range(CLIENTS):
             mine = Signal(name=f"mine{c}")
             m.d.comb += [
@@ -157,49 +156,58 @@ class BurstPlanner(wiring.Component):
             m.d.sync += self.error[c].valid.eq(judging & ~granted & ~self.stop & mine)
 
         # ---- bursts, which end where their length divides the address, so that none crosses a page ---------------
-        turn = Signal(range(CLIENTS))
-        now = Signal(bits)
-        close = Signal(bits + 1)
+        # A client is chosen first, then its burst is made.
         most = self.config.burst_beats
         assert PAGE_BYTES % (most * BEAT_BYTES) == 0
         low = most.bit_length() - 1
-        following = Signal(bits + 1 - low)  # where the next burst starts, in longest bursts
+        chosen = Signal()
+        choose = Signal()
+        make = Signal()
+        turn = Signal(range(CLIENTS))
+        now = Signal(bits)
+        end_low = Signal(low)
         last = Signal()
-        end_of_burst = Signal(range(most + 1))
+        next_now, next_final = Signal(bits), Signal(bits)
         m.d.comb += [
-            turn.eq(~active[0]),
-            now.eq(Mux(active[0], address[0], address[1])),
-            close.eq(Mux(active[0], behind[0], behind[1])),
-            following.eq(now[low:] + 1),
-            last.eq((close[low:] == now[low:]) | ((close[low:] == following) & (close[:low] == 0))),
-            end_of_burst.eq(Mux(last & (close[:low] != 0), close[:low], most)),
+            next_now.eq(Mux(active[0], address[0], address[1])),
+            next_final.eq(Mux(active[0], final[0], final[1])),
+            choose.eq((active[0] | active[1]) & ~chosen & (~self.burst.valid | self.burst.ready) & ~self.stop),
+            make.eq(chosen & ~self.stop),
         ]
+        m.d.sync += chosen.eq(choose)
+        with m.If(~chosen):
+            m.d.sync += [
+                turn.eq(~active[0]),
+                now.eq(next_now),
+                end_low.eq(next_final[:low]),
+                last.eq(next_final[low:] == next_now[low:]),
+            ]
         with m.If(self.burst.ready):
             m.d.sync += self.burst.valid.eq(0)
-        make = Signal()
-        m.d.comb += make.eq((active[0] | active[1]) & (~self.burst.valid | self.burst.ready) & ~self.stop)
         with m.If(make):
             m.d.sync += [
                 self.burst.valid.eq(1),
                 self.burst.payload.address.eq(Cat(Const(0, beat_shift), now)),
-                self.burst.payload.length.eq(end_of_burst - now[:low] - 1),
+                self.burst.payload.length.eq(Mux(last, end_low, most - 1) - now[:low]),
                 self.burst.payload.client.eq(turn),
                 self.burst.payload.last.eq(last),
             ]
+        following = Signal(bits - low)  # where the next burst starts, in longest bursts
+        m.d.comb += following.eq(now[low:] + 1)
         for c in range(CLIENTS):
             made = Signal(name=f"made{c}")
-            loads = Signal(name=f"loads{c}")
-            m.d.comb += [
-                made.eq(make & (turn == c)),
-                loads.eq(checking & (client == c)),
-            ]
-            with m.If(loads):  # whether it is granted or not: it only counts once it is active
-                m.d.sync += [address[c].eq(base + offset), behind[c].eq(limit)]
+            mine = Signal(name=f"is_for{c}")
+            m.d.comb += [made.eq(make & (turn == c)), mine.eq(client == c)]
+            # Whether it is granted or not: it only counts once it is active.
+            with m.If(checking & mine):
+                m.d.sync += address[c].eq(base + offset)
             with m.Elif(made):
                 m.d.sync += address[c].eq(Cat(Const(0, low), following))
+            with m.If(judging & mine):
+                m.d.sync += final[c].eq(last_beat)
             with m.If(self.stop | (made & last)):
                 m.d.sync += active[c].eq(0)
-            with m.Elif(judging & granted & (client == c)):
+            with m.Elif(judging & granted & mine):
                 m.d.sync += active[c].eq(1)
         m.d.comb += self.idle.eq(~(looking | checking | judging | active[0] | active[1] | self.burst.valid))
         return m

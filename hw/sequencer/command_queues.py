@@ -121,17 +121,19 @@ class CommandQueues(wiring.Component):
         for e, front in zip(Engine, nexts, strict=True):
             index = Signal(INDEX_BITS, name=f"{e.name.lower()}_index", init=NO_INDEX)
             m.d.comb += front.payload.index.eq(index)
+            command = Signal(meaningful_bits(e), name=f"{e.name.lower()}_command", reset_less=True)
+            m.d.comb += front.payload.command.eq(command)
             with m.If(front.valid & front.ready):
                 m.d.sync += [front.valid.eq(0), index.eq(NO_INDEX)]
             with m.If(arriving & (arriving_engine == e)):
                 for beat in range(meaningful_beats(e)):
                     with m.If(arriving_position == beat):
-                        part = front.payload.command[64 * beat : 64 * beat + 64]
-                        m.d.sync += part.eq(read_port.data)
+                        m.d.sync += command[64 * beat : 64 * beat + 64].eq(read_port.data)
                 with m.If(last_arriving):
                     m.d.sync += [index.eq(read_port.data), front.valid.eq(1)]
             # Shown beat by beat, so that no enable is for all of a command.
-            shown = getattr(self, f"shown_{e.name.lower()}")
+            shown = Signal(meaningful_bits(e), name=f"{e.name.lower()}_shown", reset_less=True)
+            m.d.comb += getattr(self, f"shown_{e.name.lower()}").eq(shown)
             for beat in range(meaningful_beats(e)):
                 bits = slice(64 * beat, min(64 * beat + 64, len(shown)))
                 new = Signal(name=f"{e.name.lower()}_{beat}_is_new")
@@ -140,7 +142,7 @@ class CommandQueues(wiring.Component):
                 with m.Elif(~self.held[e]):
                     m.d.sync += new.eq(0)
                 with m.If(new & ~self.held[e]):
-                    m.d.sync += shown[bits].eq(front.payload.command[bits])
+                    m.d.sync += shown[bits].eq(command[bits])
             # Whoever takes a command has its tokens taken off first.
             assert meaningful_beats(e) + 1 >= ANNOUNCED_BEFORE
         header = data.View(HEADER_LAYOUT, read_port.data)

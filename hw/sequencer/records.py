@@ -89,7 +89,7 @@ class RecordWriter(wiring.Component):
             counters = getattr(self, f"counters_{e.name.lower()}")
             words += [getattr(counters, name) for name, _doc in COUNTERS[e]]
             words += [Const(0, 32)] * (len(words) % 2)
-            record = Signal(32 * len(words), name=f"record_{e.name.lower()}")
+            record = Signal(32 * len(words), name=f"record_{e.name.lower()}", reset_less=True)
             mine = Signal(name=f"{e.name.lower()}_leaves")
             m.d.comb += mine.eq(leaving & (engine == e))
             with m.If(self.complete[e]):

@@ -199,6 +199,7 @@ class Sequencer(wiring.Component):
         m.d.sync += ended.eq(run & dispatcher.ended & queues.empty & ~under_way.any() & records.idle)
         status = control.status
         waiting = Signal()  # for the bus
+        late = Signal()  # the bus was waited for in vain
         changing = Signal()  # from one kind of waiting to the next
         m.d.comb += [
             self.stop_bus.eq(~run),
@@ -265,11 +266,17 @@ class Sequencer(wiring.Component):
                     forget()
                     m.d.sync += counting.eq(0)
                 with m.Elif(self.bus_idle | watchdog.expired):
-                    m.d.comb += self.engine_reset.eq(1)
-                    with m.If(fault):
-                        finish(status.error)
-                    with m.Elif(watchdog.expired):
-                        give_up()
-                    with m.Else():
-                        m.next = "IDLE"
+                    m.d.comb += changing.eq(1)
+                    m.d.sync += late.eq(watchdog.expired)
+                    m.next = "RESET"
+            with m.State("RESET"):  # a state of its own: many registers are reset
+                m.d.comb += [changing.eq(1), self.engine_reset.eq(1)]
+                m.next = "IDLE"
+                with m.If(control.soft_reset):
+                    forget()
+                    m.d.sync += counting.eq(0)
+                with m.Elif(fault):
+                    finish(status.error)
+                with m.Elif(late):
+                    give_up()
         return m

@@ -63,7 +63,7 @@ class UnderWay(wiring.Component):
                 queue.r_en.eq(self.o.ready),
             ]
             return m
-        place = Signal.like(self.i.payload)
+        place = Signal(under_way_layout(self.engine), reset_less=True)
         m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(place)]
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [self.o.valid.eq(1), place.eq(self.i.payload)]

@@ -50,6 +50,7 @@ class AddressChannels(Harness):
             taken = self.probe(1, f"{path}.planner.burst__ready")
             payload = Cat(value for name, value in port.items() if name not in ("valid", "ready"))
             self.always(self.stable(port["valid"], port["ready"], payload))
+            self.always(~(self.probe(1, f"{path}.planner.chosen") & offered))
             self.always(~port["valid"] | (offered & (Cat(port["addr"], port["len"]) == burst[: len(burst) - 2])))
             self.always((offered & taken) == (port["valid"] & port["ready"]))
             self.always((port["size"] == 3) & (port["burst"] == BURST_INCR))
@@ -59,8 +60,8 @@ class AddressChannels(Harness):
         self.always(self.probe(3, "write.answer_order.level") <= WRITES_OUTSTANDING)
         self.always(self.stable(bus.wvalid, bus.wready, Cat(bus.wdata, bus.wstrb, bus.wlast)))
         self.always((bus.wstrb == 0) | bus.wstrb.all())
-        self.reachable(bus.arvalid & self.past(bus.arvalid & ~bus.arready))
-        self.reachable(bus.awvalid & self.past(bus.awvalid & bus.awready))
+        self.reachable(bus.arvalid & self.past(bus.arvalid & ~bus.arready)
+                       & bus.awvalid & self.past(bus.awvalid & ~bus.awready))
 
 
 class Reads(Harness):

@@ -75,7 +75,7 @@ class WindowHarness(Harness):
             address, behind = Signal(bits, name=f"{path}at{c}"), Signal(_WIDE, name=f"{path}behind{c}")
             m.d.comb += [
                 address.eq(self.probe(bits - 3, f"{path}address{c}") << 3),
-                behind.eq(self.probe(bits - 2, f"{path}behind{c}") << 3),
+                behind.eq((self.probe(bits - 3, f"{path}final{c}") << 3) + 8),
             ]
             mine = Place(self, f"{path}client{c}")
             with m.If(check.checking & (check.client == c)):
@@ -83,10 +83,21 @@ class WindowHarness(Harness):
             with m.If(fresh & (turn == c)):
                 m.d.comb += place.eq(mine)
             self.always(~(active & check.under_way & (check.client == c)))
+            judged = check.judging & check.granted & (check.client == c)
             held = Signal(name=f"{path}held{c}")  # a transfer that may be done
-            m.d.comb += held.eq(active | check.judging & check.granted & (check.client == c))
-            self.always(~held | ((address >= mine.base) & (address < behind) & (behind == mine.limit)))
+            m.d.comb += held.eq(active | judged)
+            self.always(~(check.judging & (check.client == c)) | (
+                self.probe(bits - 1, f"{path}limit") << 3 == mine.limit))
+            self.always(~held | ((address >= mine.base) & (address < mine.limit)))
+            self.always(~active | (behind == mine.limit))
             self.always(~(held | fresh & (turn == c)) | mine.is_good(permission))
+            # What is known of a client whose burst is made next.
+            now, low = self.probe(bits - 3, f"{path}now"), CONFIG.burst_beats.bit_length() - 1
+            final = self.probe(bits - 3, f"{path}final{c}")
+            self.always(~(self.probe(1, f"{path}chosen") & (self.probe(1, f"{path}turn") == c)) | (
+                active & (now << 3 == address) & (self.probe(low, f"{path}end_low") == final[:low])
+                & (self.probe(1, f"{path}last") == (final[low:] == now[low:]))))
+        self.always(~(self.probe(1, f"{path}chosen") & valid))
         with m.If(~fresh):
             m.d.comb += place.eq(offered)
         m.d.sync += offered.eq(place)
@@ -194,6 +205,9 @@ class PlannerTransfers(WindowHarness):
         self.always(~check.checking | (self.probe(30, "end") == transfer.offset[3:] + transfer.length[3:]))
         self.always(~check.checking | (self.probe(1, "well_formed") == (
             (transfer.offset[:3] == 0) & (transfer.length[:3] == 0) & (transfer.length != 0))))
+        limit = self.probe(CONFIG.axi_address_bits - 1, "limit")
+        self.always(~check.judging | ((limit << 3) == base + Cat(Const(0, 3), transfer.offset[3:])
+                                      + Cat(Const(0, 3), transfer.length[3:])))
         self.always(~check.judging | (check.granted == allowed))
         busy = []
         for c in range(CLIENTS):
@@ -216,10 +230,9 @@ class PlannerTransfers(WindowHarness):
             # The planner's own view of it.
             active = self.probe(1, f"active{c}")
             own_address = Cat(Const(0, 3), self.probe(CONFIG.axi_address_bits - 3, f"address{c}"))
-            own_behind = Cat(Const(0, 3), self.probe(CONFIG.axi_address_bits - 2, f"behind{c}"))
+            own_behind = (self.probe(CONFIG.axi_address_bits - 3, f"final{c}") + 1) << 3
             self.always(~(check.under_way & mine & (active | (left != 0))))
-            self.always(~(check.judging & mine & allowed) | (
-                (own_address == base + transfer.offset) & (own_behind == base + end)))
+            self.always(~(check.judging & mine & allowed) | (own_address == base + transfer.offset))
             self.always((left == 0) | (address[:3] == 0))
             self.always((left == 0) | (address + (left << 3) <= 1 << CONFIG.axi_address_bits))
             self.always(active == Mux(made, left != beats, left != 0))
@@ -229,10 +242,20 @@ class PlannerTransfers(WindowHarness):
             busy.append(left != 0)
         self.always(~burst.valid | (burst.payload.length < CONFIG.burst_beats))
         self.always(~dut.idle | ~(check.under_way | burst.valid | Cat(busy).any()))
-        # The next burst is there in the cycle after the bus took one.
+        # The next burst is there two cycles after the bus took one.
         more = Cat(self.probe(1, f"active{c}") for c in range(CLIENTS)).any()
-        self.always(~self.past(more & ~dut.stop & (~burst.valid | burst.ready)) | fresh)
-        self.reachable(fresh & burst.payload.last & (burst.payload.client == 1) & self.past(burst.valid))
+        chosen = self.probe(1, "chosen")
+        self.always(chosen == self.past(more & ~chosen & (~burst.valid | burst.ready) & ~dut.stop))
+        self.always(~self.past(chosen & ~dut.stop) | fresh)
+        self.always(~chosen | ~burst.valid)
+        for c in range(CLIENTS):
+            now, low = self.probe(CONFIG.axi_address_bits - 3, "now"), CONFIG.burst_beats.bit_length() - 1
+            final = self.probe(CONFIG.axi_address_bits - 3, f"final{c}")
+            self.always(~(chosen & (self.probe(1, "turn") == c)) | (
+                self.probe(1, f"active{c}") & (now == self.probe(CONFIG.axi_address_bits - 3, f"address{c}"))
+                & (self.probe(low, "end_low") == final[:low])
+                & (self.probe(1, "last") == (final[low:] == now[low:]))))
+        self.reachable(fresh & burst.payload.last & (burst.payload.client == 1) & self.past(self.past(burst.valid)))
 
 
 class AnyPlanner(BurstPlanner):

@@ -55,14 +55,14 @@ PROOFS = [
     Proof("registers", "AXI4-Lite: B and R stay until taken, answer one request each, within 3 cycles; SLVERR, and "
           "nothing written, where there is no such register", RegisterPort, 2, 10),
     Proof("read-windows", "read bursts: aligned, AxLEN within limits, on one 4 KB page, inside a window that permits "
-          "reads; stay until taken", lambda: PlannerWindows(Permission.READ), 1, 6),
-    Proof("write-windows", "write bursts: the same", lambda: PlannerWindows(Permission.WRITE), 1, 6),
+          "reads; stay until taken", lambda: PlannerWindows(Permission.READ), 1, 10),
+    Proof("write-windows", "write bursts: the same", lambda: PlannerWindows(Permission.WRITE), 1, 10),
     Proof("read-transfers", "read transfers: denied exactly when they must be; else covered by their bursts, in order, "
-          "up to multiples of the longest, the next one a cycle after the last",
-          lambda: PlannerTransfers(Permission.READ), 1, 8),
-    Proof("write-transfers", "write transfers: the same", lambda: PlannerTransfers(Permission.WRITE), 1, 8),
+          "up to multiples of the longest, the next one two cycles after the last",
+          lambda: PlannerTransfers(Permission.READ), 1, 14),
+    Proof("write-transfers", "write transfers: the same", lambda: PlannerTransfers(Permission.WRITE), 1, 14),
     Proof("handshakes", "AXI4: AR, AW and W stay until taken; AR and AW are bursts as above, INCR of 8 bytes",
-          AddressChannels, 1, 8),
+          AddressChannels, 1, 10),
     Proof("reads", "reads: never more under way than there is room for; idle only when all have ended", Reads, 1, 12),
     Proof("writes", "writes: the same; data after its address; a transfer is done only when answered", Writes, 1, 12),
     Proof("write-beats", "W has AWLEN + 1 beats per burst, WLAST on the last", WriteBeats, 1, 12),

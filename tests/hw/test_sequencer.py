@@ -24,6 +24,8 @@ from hw.contract.commands import (
 from hw.contract.config import FORMAT_VERSION, preset
 from hw.contract.registers import REGISTERS, Control, Error, Permission, Status, Window
 from hw.ports import UNDER_WAY
+from hw.sequencer.beat_queue import BeatQueue
+from hw.sequencer.first_error import FirstError
 from hw.sequencer.tokens import ANNOUNCED_BEFORE, TokenCounters
 from testbench.axi_lite_access import read, write
 from testbench.axi_memory_model import AxiMemoryModel
@@ -606,6 +608,72 @@ def test_token_counter_limits():
         assert ctx.get(dut.overflow) == TO_CONV
 
     simulate(dut, test)
+
+
+def test_first_error():
+    """Of two errors of one cycle that of the first source counts, and no later one."""
+    dut = FirstError(3)
+
+    async def report(ctx, *sources):
+        for i in sources:
+            ctx.set(dut.sources[i], {"error": {"valid": 1, "code": i + 1, "address": 0x100 + i}, "index": 10 + i})
+        await ctx.tick()
+        for i in sources:
+            ctx.set(dut.sources[i].error.valid, 0)
+
+    async def test(ctx):
+        await report(ctx, 0)  # nobody listens
+        ctx.set(dut.listen, 1)
+        await ctx.tick().repeat(3)
+        assert not ctx.get(dut.fault)
+        await report(ctx, 1, 2)
+        await report(ctx, 0)
+        await ctx.tick().repeat(3)
+        ctx.set(dut.give_up, 1)
+        await ctx.tick()
+        ctx.set(dut.give_up, 0)
+        assert ctx.get(dut.fault)
+        assert (ctx.get(dut.code), ctx.get(dut.command), ctx.get(dut.address)) == (2, 11, 0x101)
+        ctx.set(dut.listen, 0)
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        ctx.set(dut.give_up, 1)
+        await ctx.tick()
+        assert (ctx.get(dut.code), ctx.get(dut.command), ctx.get(dut.address)) == (Error.WATCHDOG, 0, 0)
+
+    simulate(dut, test)
+
+
+def test_beat_queue():
+    """Everything comes out once, in order, a beat per cycle; it takes one more than its depth."""
+    dut = BeatQueue(8)
+    random = np.random.default_rng(SEED)
+    got = []
+
+    async def send(ctx):
+        for value in range(60):
+            while value >= 20 and random.random() < 0.4:
+                await ctx.tick()
+            ctx.set(dut.i.payload, value)
+            ctx.set(dut.i.valid, 1)
+            await ctx.tick().until(dut.i.ready)
+            ctx.set(dut.i.valid, 0)
+
+    async def receive(ctx):
+        await ctx.tick().repeat(20)
+        assert ctx.get(dut.stored) == 8
+        assert not ctx.get(dut.i.ready)
+        while len(got) < 60:
+            ctx.set(dut.o.ready, len(got) < 20 or random.random() < 0.6)
+            ready = ctx.get(dut.o.ready)
+            _clk, _rst, valid, payload = await ctx.tick().sample(dut.o.valid, dut.o.payload)
+            assert valid or len(got) >= 9
+            if valid and ready:
+                got.append(payload)
+
+    simulate(dut, send, receive)
+    assert got == list(range(60))
 
 
 def test_token_overflow():

@@ -111,7 +111,7 @@ def test_throughput(name):
     async def test(ctx):
         counters = await execute(ctx, bench.store, window=2, offset=0, length=4096, address=0)
         assert memory.beats_written[-1] - memory.beats_written[0] == 511
-        assert counters["stalled"] <= 1
+        assert counters["stalled"] <= 3  # before its first burst is on the bus
 
     simulate(bench, test, background=[memory.run, feature_memory(bench.store, [0] * bench.store.config.feature_words)])
 
