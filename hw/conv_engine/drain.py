@@ -26,7 +26,7 @@ from hw.contract.layouts import table_entries
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, Wave
 from hw.conv_engine.row import pixel_bits
 from hw.ports import READ_LATENCY, MemoryRead, ReadPort, WritePort, word_address_bits
-from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantise, delayed
+from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantise, delayed, selected
 
 #: Cycles from a launch to its values at the entry of Requantise: parameter address, its memory, a register.
 _REQUANTISE_AT = 4
@@ -106,17 +106,17 @@ class Drain(wiring.Component):
         table_at = Signal(range(TABLE_WORDS + 1), init=TABLE_WORDS)
         loading, table_there = Signal(), Signal()
         arriving = [loading]
-        for _ in range(3):  # the address, the memory, the word
+        for _ in range(4):  # the address, the memory, its entry, the word
             arriving.append(delayed(m, arriving[-1], 1, reset_less=False))
-        arriving_at = delayed(m, table_at[:-1], 2)
+        arriving_at = delayed(m, table_at[:-1], 3)
         m.d.comb += [
             loading.eq(table_at != TABLE_WORDS),
             table_there.eq(~Cat(arriving).any()),
-            activation_table.write.eq(arriving[3]),
+            activation_table.write.eq(arriving[-1]),
             activation_table.write_index.eq(delayed(m, arriving_at, 1)),
         ]
         m.d.sync += activation_table.write_data.eq(
-            self.parameters.data.word_select(arriving_at % entry_words, 8 * WORD_BYTES))
+            delayed(m, self.parameters.data, 1).word_select(arriving_at % entry_words, 8 * WORD_BYTES))
         with m.If(self.start & self.table):
             m.d.sync += table_at.eq(0)
         with m.Elif(loading):
@@ -132,7 +132,6 @@ class Drain(wiring.Component):
         exists, row_valid, has_pixel, last_group, last_pixel, row_end = (Signal() for _ in range(6))
         working, turn, launch = Signal(), Signal(), Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
-        drained_row = Signal(32 * q)
         m.d.sync += turn.eq(~turn)
         m.d.comb += [
             pixel_groups.eq(rows >> self.unrolling),
@@ -147,10 +146,6 @@ class Drain(wiring.Component):
             working.eq(self.wave.valid & ~self.start & table_there),
             launch.eq(working & exists & row_valid & has_pixel & (turn | ~self.add)),
         ]
-        with m.Switch(row):
-            for i in range(rows):
-                with m.Case(i):
-                    m.d.comb += drained_row.eq(self.drained[i])
         with m.If(working):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
@@ -193,7 +188,8 @@ class Drain(wiring.Component):
         place_3 = Signal(address_bits)
         m.d.sync += place_3.eq(delayed(m, table_read.data, 1) + delayed(m, command_block, 1))
         first = delayed(m, launch & (group == 0), 3, reset_less=False)
-        operand_request = _OPERAND_AT - READ_LATENCY  # so that the word is there with operand b, in a register
+        # So that the word is there, in a register, with operand a, and its part selected with operand b.
+        operand_request = _OPERAND_AT - READ_LATENCY - 1
         place_skip = delayed(m, place_3, operand_request - 4)
         place_value = delayed(m, place_skip, _VALUE_AT - (operand_request - 1))
         place_added = delayed(m, place_value, _ADDED_VALUE_AT - _VALUE_AT)
@@ -209,7 +205,8 @@ class Drain(wiring.Component):
         m.submodules.operands = operands = AddOperands(q, multiply=False)
         constants = self.constants
         accumulators = Signal(data.ArrayLayout(signed(32), q), reset_less=True)
-        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 1))
+        m.d.sync += accumulators.eq(
+            delayed(m, selected(m, [self.drained[i] for i in range(rows)], row, "drained_row"), _REQUANTISE_AT - 2))
         with m.If(operands.o_valid):
             m.d.sync += accumulators.eq(0)
         parameters = data.View(data.StructLayout({
@@ -251,7 +248,8 @@ class Drain(wiring.Component):
         m.d.comb += [
             operands.i_valid.eq(requantise.o_valid & ~requantise.o_range & self.add),
             operands.i_a.eq(requantise.o_value),
-            operands.i_b.eq(operand_word.word_select(operand_group, 8 * q)),
+            operands.i_b.eq(selected(m, [operand_word.word_select(i, 8 * q) for i in range(groups)], operand_group,
+                                     "operand_b")),
             operands.constants.eq(constants),
         ]
         with m.If(delayed(m, operands.i_valid, 1, reset_less=False)):
