@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.contract.layouts import TABLE_BYTES
+from hw.requantise import delayed
 
 #: Bytes of the table that are written at once, and read for a value: what a block RAM gives at once.
 WORD_BYTES = 4
@@ -28,7 +29,7 @@ class Table(wiring.Component):
     i_valid, i_value, o_valid, o_value : int8 per lane.
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, config: Config):
         self.config = config
@@ -49,15 +50,12 @@ class Table(wiring.Component):
         low = (WORD_BYTES - 1).bit_length()
         m.submodules.words = words = Memory(shape=unsigned(8 * WORD_BYTES), depth=TABLE_WORDS, init=[])
         write = words.write_port()
-        valid = Signal()
         m.d.comb += [write.en.eq(self.write), write.addr.eq(self.write_index), write.data.eq(self.write_data)]
-        m.d.sync += [valid.eq(self.i_valid), self.o_valid.eq(valid)]
+        m.d.sync += self.o_valid.eq(delayed(m, self.i_valid, self.LATENCY - 1, reset_less=False))
         for i in range(self.config.requantise_lanes):
-            index, value = Signal(8, name=f"index_{i}"), Signal(8, name=f"value_{i}", reset_less=True)
+            index = Signal(8, name=f"index_{i}")
             read = words.read_port()
             m.d.comb += [index.eq(self.i_value[i]), read.addr.eq(index[low:]), read.en.eq(~self.write)]
-            m.d.sync += [
-                value.eq(index),
-                self.o_value[i].eq(Mux(self.use, read.data.word_select(value[:low], 8), value)),
-            ]
+            value, word = delayed(m, index, 2), delayed(m, read.data, 1)
+            m.d.sync += self.o_value[i].eq(Mux(self.use, word.word_select(value[:low], 8), value))
         return m

@@ -38,6 +38,10 @@ A left shift l comes before the product, so v are the bits of P from 30 - l on.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
+
 from amaranth import Cat, Const, EnableInserter, Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -87,6 +91,22 @@ def under_way(m: Module, valid: Value, latency: int) -> tuple[Signal, Value]:
     active = Signal()
     m.d.comb += active.eq(Cat(stages[:-1]).any())
     return active, stages[-1]
+
+
+def selected(m: Module, parts: Sequence[Value], index: Value, name: str) -> Signal:
+    """parts[index], of the cycle before: a register for each part, zero for all but the chosen one, and their OR. That
+    takes a third of a multiplexer's LUTs, as registers have resets."""
+    gated = []
+    for i, part in enumerate(parts):
+        register = Signal(len(part), name=f"{name}_{i}", reset_less=True)
+        m.d.sync += register.eq(part)
+        if len(parts) > 1:
+            with m.If(index != i):
+                m.d.sync += register.eq(0)
+        gated.append(register)
+    chosen = Signal(len(parts[0]), name=name)
+    m.d.comb += chosen.eq(functools.reduce(operator.or_, gated))
+    return chosen
 
 
 def _register(m: Module, value: Value, shape: Shape | None = None, *, name: str) -> Signal:
@@ -309,8 +329,8 @@ class _OperandLane(wiring.Component):
         super().__init__({
             "i": In(signed(8)),
             "zero_point": In(signed(8)),
-            "factor": In(unsigned(MULTIPLIER_BITS)),  # a cycle after i
-            "by_first": In(1),  # with factor: it is the difference before this one, times 2^_OPERAND_FRACTION
+            "factor": In(unsigned(MULTIPLIER_BITS)),
+            "by_first": In(1),  # instead of the factor: the difference before this one, times 2^_OPERAND_FRACTION
             "right": In(_OPERAND_SHIFT_BITS),  # three cycles after i
             "keep": In(1),  # five cycles after i: the sum goes on
             "o": Out(signed(32)),  # of this operand, and of the one before where the sum went on
@@ -319,11 +339,10 @@ class _OperandLane(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         difference = _register(m, self.i - self.zero_point, signed(9), name="difference")
-        factor = Signal(signed(MULTIPLIER_BITS + 1))
-        m.d.comb += factor.eq(self.factor)
+        factor = Signal(signed(MULTIPLIER_BITS + 1), reset_less=True)
+        m.d.sync += factor.eq(self.factor)
         if self.multiply:
-            before = delayed(m, difference, 1).as_signed()
-            m.d.comb += factor.eq(self.factor | Mux(self.by_first, before << _OPERAND_FRACTION, 0))
+            m.d.sync += factor.eq(self.factor | Mux(self.by_first, difference << _OPERAND_FRACTION, 0))
         low = _register(m, difference * factor[:17], signed(26), name="low")
         high = _register(m, difference * factor[17:].as_signed(), signed(23), name="high")
         product = _register(m, low + (high << 17), signed(40), name="product")
@@ -389,8 +408,8 @@ class AddOperands(wiring.Component):
         m.d.sync += self.o_valid.eq(summed)
         second = delayed(m, self.i_valid, 1, reset_less=False)  # operand b is there
         multiply = self.multiply if self._multiply else Const(0, 1)
-        factor = _register(m, Mux(multiply, 0, Mux(second, constants.b_multiplier, constants.a_multiplier)),
-                           unsigned(MULTIPLIER_BITS), name="factor")
+        factor = Signal(MULTIPLIER_BITS)
+        m.d.comb += factor.eq(Mux(multiply, 0, Mux(second, constants.b_multiplier, constants.a_multiplier)))
         right = delayed(m, Mux(multiply, 0, -Mux(second, constants.b_shift, constants.a_shift))[:_OPERAND_SHIFT_BITS],
                         3)
         keep = delayed(m, self.i_valid & ~multiply, 5)

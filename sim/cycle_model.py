@@ -37,12 +37,12 @@ class Costs:
     tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
     fetch_latency: int = 9  #: an activation word requested until its row sees it
     drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
-    conv_end: int = 22  #: the last accumulators taken until the last word is written
+    conv_end: int = 23  #: the last accumulators taken until the last word is written
     conv_add: int = 19  #: with a residual ADD, so much longer
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 48  #: a vector command, but the steps of its words
-    depthwise: int = 60  #: a DEPTHWISE command, but its steps
+    vector: int = 49  #: a vector command, but the steps of its words
+    depthwise: int = 61  #: a DEPTHWISE command, but its steps
     dilate: int = 9  #: a DILATE command, but its steps
     combine: int = 10  #: a COMBINE command, but its words
     combine_word: int = 9  #: a word of a COMBINE command

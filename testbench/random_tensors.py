@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hw.contract.commands import LEFT_SHIFT_MAX
+
 #: What activations are taken to be, root mean square distance from the zero point, to choose multipliers.
 _ACTIVATION_RMS = 60.0
 
@@ -78,9 +80,9 @@ def random_multipliers(rng: np.random.Generator, weights: np.ndarray) -> np.ndar
         if rng.random() < 0.2:
             extreme = 2.0 ** rng.choice([rng.uniform(-36, -29), rng.uniform(-3, 6)], outputs)
             multipliers = np.where(rng.random(outputs) < 0.3, extreme, multipliers)
-    # A multiplier above 1 shifts the accumulator left: it must not leave 32 bits.
+    # A multiplier above 1 shifts the accumulator left: it must not leave 32 bits, nor by more than the device can.
     largest = np.abs(flat).sum(axis=1).max() * 255 + 1
-    return np.minimum(multipliers, max(0.99, 2.0**28 / largest))
+    return np.minimum(multipliers, min(0.99 * 2.0**LEFT_SHIFT_MAX, max(0.99, 2.0**28 / largest)))
 
 
 def random_bias(rng: np.random.Generator, weights: np.ndarray, multipliers: np.ndarray) -> np.ndarray:

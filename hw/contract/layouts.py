@@ -36,8 +36,8 @@ Row maps
 
 Parameters
     One entry for Q output channels, of Config.parameter_entry_bytes: Q biases (int32), Q multipliers
-    (int32, Q31, non-negative), Q shifts (int8, positive is left), zeros to a multiple of 8. Entries follow
-    the output channels; a block has L / Q of them. Channels past the last one have bias and multiplier 0.
+    (int32, Q31, non-negative), Q shifts (int8, -31 to 7, positive is left), zeros to a multiple of 8. Entries
+    follow the output channels; a block has L / Q of them. Channels past the last one have bias and multiplier 0.
     The table of a CONV command lies there, too, 8 * Q bytes in an entry, from its first byte on.
 
 Decision masks

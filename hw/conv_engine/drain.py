@@ -29,7 +29,7 @@ from hw.contract.layouts import table_entries
 from hw.conv_engine.pixel_walker import OUTPUT_WAVES, Wave
 from hw.conv_engine.row import pixel_bits
 from hw.ports import READ_LATENCY, MemoryRead, ReadPort, WritePort, word_address_bits
-from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantise, delayed
+from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantise, delayed, selected
 
 #: Cycles from a launch to its values at the entry of Requantise: parameter address, its memory, a register.
 _REQUANTISE_AT = 4
@@ -110,17 +110,17 @@ class Drain(wiring.Component):
         table_at = Signal(range(TABLE_WORDS + 1), init=TABLE_WORDS)
         loading, table_there = Signal(), Signal()
         arriving = [loading]
-        for _ in range(3):  # the address, the memory, the word
+        for _ in range(4):  # the address, the memory, its entry, the word
             arriving.append(delayed(m, arriving[-1], 1, reset_less=False))
-        arriving_at = delayed(m, table_at[:-1], 2)
+        arriving_at = delayed(m, table_at[:-1], 3)
         m.d.comb += [
             loading.eq(table_at != TABLE_WORDS),
             table_there.eq(~Cat(arriving).any()),
-            activation_table.write.eq(arriving[3]),
+            activation_table.write.eq(arriving[-1]),
             activation_table.write_index.eq(delayed(m, arriving_at, 1)),
         ]
         m.d.sync += activation_table.write_data.eq(
-            self.parameters.data.word_select(arriving_at % entry_words, 8 * WORD_BYTES))
+            delayed(m, self.parameters.data, 1).word_select(arriving_at % entry_words, 8 * WORD_BYTES))
         with m.If(self.start & self.table):
             m.d.sync += table_at.eq(0)
         with m.Elif(loading):
@@ -198,7 +198,8 @@ class Drain(wiring.Component):
         place_3 = Signal(address_bits)
         m.d.sync += place_3.eq(delayed(m, table_read.data, 1) + delayed(m, command_block, 1))
         first = delayed(m, launch & (group == 0), 3, reset_less=False)
-        operand_request = _OPERAND_AT - READ_LATENCY  # so that the word is there with operand b, in a register
+        # So that the word is there, in a register, with operand a, and its part selected with operand b.
+        operand_request = _OPERAND_AT - READ_LATENCY - 1
         place_skip = delayed(m, place_3, operand_request - 4)
         place_value = delayed(m, place_skip, _VALUE_AT - (operand_request - 1))
         place_added = delayed(m, place_value, _ADDED_VALUE_AT - _VALUE_AT)
@@ -258,7 +259,8 @@ class Drain(wiring.Component):
         m.d.comb += [
             operands.i_valid.eq(requantise.o_valid & ~requantise.o_range & self.add),
             operands.i_a.eq(requantise.o_value),
-            operands.i_b.eq(operand_word.word_select(operand_group, 8 * q)),
+            operands.i_b.eq(selected(m, [operand_word.word_select(i, 8 * q) for i in range(groups)], operand_group,
+                                     "operand_b")),
             operands.constants.eq(constants),
         ]
         with m.If(delayed(m, operands.i_valid, 1, reset_less=False)):

@@ -11,6 +11,7 @@ from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, EnginePort, MaskWrite, MemoryRead, ReadPort, WritePort
+from hw.requantise import delayed
 from hw.vector_engine.combine import Combine
 from hw.vector_engine.command_decoder import CommandDecoder
 from hw.vector_engine.decide import Decide
@@ -28,8 +29,8 @@ from hw.vector_engine.word_reader import WordReader
 class VectorEngine(wiring.Component):
     """Works on all vector commands (fields: see hw.contract.commands).
 
-    A word of results costs L / Q cycles or its number of taps (DEPTHWISE: of lines of three taps, times L / D with D =
-    Config.depthwise_lanes), whichever is more.
+    A word of results costs L / Q cycles (ADD, MUL: twice that) or its number of taps (DEPTHWISE: of lines of three
+    taps, times L / D with D = Config.depthwise_lanes), whichever is more.
     A MAX_POOL with a window of one pixel copies. A field outside its limits, or a pool's window without input pixels,
     is Error.BAD_COMMAND; the engine then shows the error until it is reset.
 
@@ -196,16 +197,17 @@ class VectorEngine(wiring.Component):
         in_entry = self.config.weight_word_bytes // WORD_BYTES
         self._table_at = at = Signal(range(TABLE_WORDS + 1))
         self._table_entry = at // in_entry
-        arriving, arriving_at = Signal(), Signal(range(TABLE_WORDS))
+        reading, arriving, arriving_at = Signal(), Signal(), delayed(m, at[:-1], 2)
         m.d.sync += [
-            arriving.eq(loading & (at != TABLE_WORDS)),
+            reading.eq(loading & (at != TABLE_WORDS)),
+            arriving.eq(reading),
             at.eq(Mux(loading, Mux(at == TABLE_WORDS, at, at + 1), 0)),
-            arriving_at.eq(at),
             post_process.table_write.eq(arriving),
             post_process.table_index.eq(arriving_at),
-            post_process.table_data.eq(self.weights.data.word_select(arriving_at % in_entry, 8 * WORD_BYTES)),
+            post_process.table_data.eq(delayed(m, self.weights.data, 1).word_select(arriving_at % in_entry,
+                                                                                          8 * WORD_BYTES)),
         ]
-        m.d.comb += there.eq((at == TABLE_WORDS) & ~arriving)
+        m.d.comb += there.eq((at == TABLE_WORDS) & ~(reading | arriving))
 
 
 def _split(m: Module, source, condition: Value, target, otherwise) -> None:

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from hw.activation_table import TABLE_WORDS, WORD_BYTES, Table
 from hw.contract.config import Config
 from hw.ports import MemoryRead, WritePort, word_address_bits
-from hw.requantise import MULTIPLIER_BITS, AddOperands, Requantise, delayed
+from hw.requantise import MULTIPLIER_BITS, AddOperands, Requantise, delayed, selected
 from hw.vector_engine.reciprocal import reciprocals, stored_bits
 from hw.vector_engine.reduce import Reduced, value_bits
 from hw.vector_engine.settings import Settings
@@ -92,11 +92,10 @@ class PostProcess(wiring.Component):
         with m.If(issue):
             m.d.sync += at.eq(Mux(at == slices - 1, 0, at + 1))
         valid = delayed(m, issue, 1, reset_less=False)
-        values = Signal(data.ArrayLayout(signed(value_bits(config)), lanes), reset_less=True)
-        b = Signal(data.ArrayLayout(signed(8), lanes), reset_less=True)
-        m.d.sync += [values.eq(result.payload.values[at]), b.eq(result.payload.b[at])]
+        values, b = (delayed(m, selected(m, [result.payload[name][i].as_value() for i in range(slices)], at, name), 1)
+                     for name in ("values", "b"))  # two cycles after `issue`
 
-        # ---- reciprocal of the number of taps: its table answers when the slice is in `values` ------------------
+        # ---- reciprocal of the number of taps ---------------------------------------------------------------------
         m.submodules.reciprocals = quotients = Memory(shape=stored_bits(config), depth=config.pool_area,
                                             init=reciprocals(config))
         entry = quotients.read_port()
@@ -144,10 +143,10 @@ class PostProcess(wiring.Component):
         m.submodules.operands = operands = AddOperands(lanes, multiply=True)
         m.submodules.requantise = requantise = Requantise(lanes)
         depthwise = Signal()
-        later_b, later_values = delayed(m, b, 1), delayed(m, values, 1)
+        valid_2 = delayed(m, valid, 1, reset_less=False)
         m.d.comb += [
-            operands.i_valid.eq(valid & two_operands),
-            operands.i_b.eq(later_b),
+            operands.i_valid.eq(valid_2 & two_operands),
+            operands.i_b.eq(delayed(m, b, 1)),
             operands.multiply.eq(settings.multiply),
             operands.constants.eq(settings.constants),
             requantise.once.eq(pool),
@@ -157,7 +156,7 @@ class PostProcess(wiring.Component):
         ]
         m.d.sync += [
             depthwise.eq(settings.depthwise),
-            requantise.i_valid.eq(delayed(m, valid & ~two_operands, 1, reset_less=False) | operands.o_valid),
+            requantise.i_valid.eq((valid_2 & ~two_operands) | operands.o_valid),
         ]
         for i in range(lanes):
             accumulator, lane_bias = (Signal(signed(32), name=f"{name}_{i}", reset_less=True)
@@ -165,7 +164,7 @@ class PostProcess(wiring.Component):
             lane_multiplier = Signal(MULTIPLIER_BITS, name=f"multiplier_{i}", reset_less=True)
             lane_shift = Signal(signed(8), name=f"shift_{i}", reset_less=True)
             m.d.sync += [
-                accumulator.eq(later_values.word_select(i, value_bits(config)).as_signed()),
+                accumulator.eq(values.word_select(i, value_bits(config)).as_signed()),
                 lane_bias.eq(Mux(depthwise, parameters.bias[i], 0) | operands.o[i].as_unsigned() | bias.as_unsigned()),
                 lane_multiplier.eq(Mux(depthwise, parameters.multiplier[i], 0) | multiplier),
                 lane_shift.eq(Mux(depthwise, parameters.shift[i], 0) | shift.as_unsigned()),
@@ -173,7 +172,7 @@ class PostProcess(wiring.Component):
             with m.If(two_operands):
                 m.d.sync += accumulator.eq(0)
             m.d.comb += [
-                operands.i_a[i].eq(values[i][:8]),
+                operands.i_a[i].eq(values.word_select(i, value_bits(config))[:8]),
                 requantise.i_accumulator[i].eq(accumulator),
                 requantise.i_bias[i].eq(lane_bias),
                 requantise.i_multiplier[i].eq(lane_multiplier),

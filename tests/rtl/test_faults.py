@@ -212,7 +212,7 @@ FIELDS = [
         {"last_lanes": CONFIG.lanes + 1}, {"last_lanes": CONFIG.lanes - 1}, {"unrolling": 1}, {"unrolling": 255},
         {"output_rows": 0}, {"output_width": 0}, {"output_blocks": 0}, {"input_height": 0}, {"input_width": 0},
         {"flags": Flag.PACKED, "kernel_width": 2}, {"flags": Flag.PACKED, "pad_left": 1},
-        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 64}, {"flags": Flag.WHOLE}, {"flags": Flag.ADD, "a_shift": 32},
+        {"flags": Flag.PACKED, "pad_top": 1}, {"flags": 64}, {"flags": Flag.WHOLE}, {"flags": Flag.ADD, "a_shift": 1},
         {"flags": Flag.ADD, "sum_multiplier": 1 << 31}]),
     *bad(Opcode.MAX_POOL, POOL, Error.BAD_COMMAND, [
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 16}, {"stride_x": 0}, {"dilation_y": 2},
@@ -220,12 +220,12 @@ FIELDS = [
         {"flags": Flag.WHOLE}]),
     *bad(Opcode.AVERAGE_POOL, POOL, Error.BAD_COMMAND, [{"kernel_width": 0}, {"dilation_x": 0}, {"input_width": 14}]),
     *bad(Opcode.ADD, ADD, Error.BAD_COMMAND, [
-        {"output_blocks": 0}, {"output_rows": 0}, {"a_shift": 32}, {"sum_shift": -32}, {"b_multiplier": 1 << 31},
+        {"output_blocks": 0}, {"output_rows": 0}, {"a_shift": 1}, {"sum_shift": -32}, {"b_multiplier": 1 << 31},
         {"flags": Flag.PACKED}]),
     *bad(Opcode.MUL, ADD, Error.BAD_COMMAND, [
-        {"output_width": 0}, {"sum_shift": 32}, {"sum_multiplier": 1 << 31}, {"flags": Flag.ADD}]),
+        {"output_width": 0}, {"sum_shift": 8}, {"sum_multiplier": 1 << 31}, {"flags": Flag.ADD}]),
     *bad(Opcode.MEAN, {**POOL, "multiplier": 1 << 30}, Error.BAD_COMMAND, [
-        {"output_blocks": 0}, {"dilation_x": 2}, {"input_width": 14}, {"multiplier": 1 << 31}, {"shift": 32},
+        {"output_blocks": 0}, {"dilation_x": 2}, {"input_width": 14}, {"multiplier": 1 << 31}, {"shift": 8},
         {"shift": -32}, {"flags": Flag.PACKED}]),
     *bad(Opcode.DEPTHWISE, DEPTHWISE, Error.BAD_COMMAND, [
         {"kernel_height": 0}, {"kernel_height": 17}, {"kernel_width": 17}, {"stride_y": 0}, {"dilation_x": 0},

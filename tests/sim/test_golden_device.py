@@ -160,7 +160,8 @@ BAD = [
     *[(Opcode.MAX_POOL, {**POOL, **change}, Error.BAD_COMMAND) for change in (
         {"kernel_height": 0}, {"kernel_height": 17, "kernel_width": 17}, {"stride_x": 0}, {"dilation_y": 2})],
     *[(Opcode.ADD, {**ADD, **change}, Error.BAD_COMMAND) for change in (
-        {"output_blocks": 0}, {"a_shift": 32}, {"sum_shift": -32}, {"b_multiplier": 1 << 31}, {"flags": Flag.PACKED})],
+        {"output_blocks": 0}, {"a_shift": 1}, {"b_shift": -16}, {"sum_shift": 8}, {"sum_shift": -32},
+        {"b_multiplier": 1 << 31}, {"flags": Flag.PACKED})],
     (Opcode.MAX_POOL, {**POOL, "input_width": 14}, Error.BAD_COMMAND),  # the last window is empty
     (Opcode.BEGIN, {}, Error.BAD_OPCODE),
 ]

@@ -9,6 +9,7 @@ import pytest
 from sw_driver.compiler.quantisation import (
     activation_range,
     add_parameters,
+    check_shifts,
     output_multipliers,
     quantise_multiplier,
 )
@@ -48,6 +49,13 @@ def test_activation_range(activation, scale, zero_point, expected):
 def test_add_refuses_a_vanishing_output_scale():
     with pytest.raises(ValueError, match="output scale 1e-09 is too small"):
         add_parameters((1.0, 0), (1.0, 0), (1e-9, 0), "NONE")
+
+
+@pytest.mark.parametrize(("shifts", "named"), [([-31, 0, 8], r"2\^8"), ([-32, 7], r"2\^-32")])
+def test_factors_beyond_the_device_are_refused(shifts, named):
+    check_shifts([-31, 0, 7])
+    with pytest.raises(ValueError, match=rf"a factor of about {named}; the device takes 2\^-31 to 2\^7"):
+        check_shifts(shifts)
 
 
 def requantise(accumulator, multiplier, shift):
