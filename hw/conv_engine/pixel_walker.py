@@ -147,7 +147,8 @@ class PixelWalker(wiring.Component):
         m.d.comb += [step.address.eq(self.pixel_step), step.x.eq(self.stride_x),
                      step.output.eq(self.output_pixel_stride)]
         m.submodules.multiples = multiples = Memory(shape=unsigned(place_layout.size), depth=CHUNK, init=[])
-        fill, of_bit, of_chunk = multiples.write_port(), *(multiples.read_port(domain="comb") for _ in range(2))
+        fill = multiples.write_port()
+        of_bit, of_chunk = multiples.read_port(domain="comb"), multiples.read_port(domain="comb")
         fill_at = Signal(range(CHUNK + 1), init=CHUNK)
         multiple = Signal(place_layout)
         m.d.comb += [fill.addr.eq(fill_at), fill.data.eq(multiple), fill.en.eq(fill_at != CHUNK)]
