@@ -187,7 +187,8 @@ class PixelWalker(wiring.Component):
         some_left, several_left = Signal(), Signal()
         present = Signal(chunks)
         m.d.comb += present.eq(Cat(
-            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:]) for c in range(chunks)))
+            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:] if c else 1)
+            for c in range(chunks)))
         left_reached = up_to(m, left, "left_reached")
         left_rest = Signal(chunks)
         m.d.comb += [
@@ -224,7 +225,7 @@ class PixelWalker(wiring.Component):
         rest = Signal(CHUNK)
         closed = Signal()  # no pixel can be taken
         m.d.comb += [
-            inside.eq(Cat(~chunk_is_final | (i <= chunk_final) for i in range(CHUNK))),
+            inside.eq(Cat(1, *(~chunk_is_final | (i <= chunk_final) for i in range(1, CHUNK)))),
             active.eq((chunk | all_active.replicate(CHUNK)) & inside),
             rest.eq(pending & (reached << 1)),
             take.eq(some & ~closed),
