@@ -29,17 +29,17 @@ from hw.contract.weight_tables import FREQUENCIES
 class Costs:
     """Cycles that follow from the RTL's pipelines, not from the amount of work."""
 
-    conv_start: int = 18  #: command accepted until the first output pixel is walked
+    conv_start: int = 16  #: command accepted until the first output pixel is walked
     wave: int = 3  #: a wave's last pixel walked until the next wave's first
     tile_rows_per_cycle: int = 2  #: weight rows that the loader moves per cycle
     tile_minimum: int = 1  #: cycles that a tile takes the loader, even one without rows
     tile_free: int = 1  #: a row's last issue for a tile until the loader may send the next one
-    tile_latency: int = 3  #: a tile's last weight rows sent until its rows can use it
-    fetch_latency: int = 9  #: an activation word requested until its row sees it
-    drain_latency: int = 5  #: a wave's last issue until its first accumulators are taken
+    tile_latency: int = 4  #: a tile's last weight rows sent until its rows can use it
+    fetch_latency: int = 10  #: an activation word requested until its row sees it
+    drain_latency: int = 7  #: a wave's last issue until its first accumulators are taken
     conv_end: int = 23  #: the last accumulators taken until the last word is written
     conv_add: int = 19  #: with a residual ADD, so much longer
-    conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
+    conv_leave: int = 4  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
     vector: int = 49  #: a vector command, but the steps of its words
     depthwise: int = 61  #: a DEPTHWISE command, but its steps
@@ -166,7 +166,7 @@ def convolution(work: ConvWork, config: Config) -> int:
     ready = np.full((pixel_groups, min(group_blocks, blocks)), walked, dtype=np.float64)
     before = ready  # when each row was done with the tile before the last
     banks = [np.zeros_like(ready), np.zeros_like(ready)]  # when each row's accumulator banks are free
-    drained = 0.0  # when the drain is done with all waves so far
+    drained = 0.0  # when the drain is done with all waves so far; it takes the rows block by block
     entries = _word_cycles(config, twice=work.add)
     loader = fetched = walked
     wave_index = 0
@@ -195,12 +195,12 @@ def convolution(work: ConvWork, config: Config) -> int:
                     fetched = max(fetched, float(taken.max()) + COSTS.fetch_latency)
                 before, ready = ready, np.maximum(
                     np.maximum(ready, loads) + busy[wave, :, tile, first:last], fetched + 1)
-            for group, row in enumerate((ready + COSTS.drain_latency).tolist()):
-                launched = -(-(pixels - group) // pixel_groups) * entries  # for each row; none: it is passed
-                for block, finished in enumerate(row):
+            for block, finished_groups in enumerate((ready + COSTS.drain_latency).T.tolist()):
+                for group, finished in enumerate(finished_groups):
+                    launched = -(-(pixels - group) // pixel_groups) * entries  # for each row; none: it is passed
                     drained = max(drained, finished) + max(launched, 1)
                     bank[group, block] = drained
-                drained += group_blocks - (last - first)  # rows without an output block
+            drained += (group_blocks - (last - first)) * pixel_groups  # rows without an output block
             wave_index += 1
     return math.ceil(drained) + _conv_end(add=work.add)
 

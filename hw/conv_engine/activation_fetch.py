@@ -162,8 +162,9 @@ class ActivationFetch(wiring.Component):
             ]
 
         # ---- kernel steps x pixels ------------------------------------------------------------------------
-        block, kx, ky = Signal(16, init=1), *(Signal(range(KERNEL_MAX + 1), init=1) for _ in range(2))  # from 1 on
-        dx, dy = (Signal((KERNEL_MAX - 1).bit_length() + 8) for _ in range(2))
+        block = Signal(16, init=1)  # from 1 on, as kx and ky
+        kx, ky = (Signal(range(KERNEL_MAX + 1), init=1, name=name) for name in ("kx", "ky"))
+        dx, dy = (Signal((KERNEL_MAX - 1).bit_length() + 8, name=name) for name in ("dx", "dy"))
         offset_block, offset_x, offset_y = Signal(address_bits), Signal(address_bits), Signal(address_bits)
         block_last, x_last, y_last, pair_last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -262,6 +263,8 @@ class ActivationFetch(wiring.Component):
         m.d.comb += move.eq(~aside_valid)
         room = Signal(rows)
         sent_now = [[] for _ in range(rows)]
+        last_exist = Signal(lanes)  # channels of a kernel row's last word that exist
+        m.d.comb += last_exist.eq(Cat(i < self.last_lanes[:lane_bits + 1] for i in range(lanes)))
         waits, stays, arrivals = [], [], []
         for i, (useful, request) in enumerate(bounded):
             port = getattr(self, f"port_{i}")
@@ -305,11 +308,11 @@ class ActivationFetch(wiring.Component):
             sent = Signal(name=f"sent_{row}")
             m.d.comb += [sent.eq(Cat(sent_now[row]).any()), room[row].eq(credit != 0),
                          credits_back[row].eq(credit == config.activation_fifo)]
-            m.d.sync += credit.eq(credit + self.word_taken[row] - sent)
+            less = Signal(name=f"credit_{row}_less")
+            m.d.comb += less.eq(sent & ~self.word_taken[row])
+            m.d.sync += credit.eq(credit + Cat(sent ^ self.word_taken[row], less.replicate(len(credit) - 1)))
 
         # ---- arrival: which channels are not the zero point, and exist ------------------------------------
-        last_exist = Signal(lanes)
-        m.d.comb += last_exist.eq((1 << self.last_lanes[:lane_bits + 1]) - 1)
         words = []
         for i, (port, tag) in enumerate(arrivals):
             differs = Signal(lanes, name=f"differs_{i}")
@@ -317,24 +320,25 @@ class ActivationFetch(wiring.Component):
             word_rows = Signal(rows, name=f"arriving_rows_{i}")
             m.d.comb += differs.eq(Cat(
                 port.data.word_select(lane, 8) != self.zero_point.as_unsigned() for lane in range(lanes)))
-            arrived = Signal(ActivationWord(config), name=f"arrived_{i}")
-            m.d.comb += [
-                arrived.data.eq(port.data),
-                arrived.nonzero.eq(Mux(tag.fetch & port.data_valid, differs & Mux(tag.word_last, last_exist, -1), 0)),
-                arrived.pixel.eq(tag.pixel),
-                arrived.tile_last.eq(tag.tile_last),
-                arrived.wave_last.eq(tag.wave_last),
+            exist = Signal(lanes, name=f"exist_{i}")  # the channels of the word that exist
+            m.d.comb += exist.eq(Mux(tag.fetch & port.data_valid, Mux(tag.word_last, last_exist, -1), 0))
+            m.d.sync += [
+                word_rows.eq(Mux(port.data_valid, tag.rows, 0)),
+                word.data.eq(port.data),
+                word.nonzero.eq(differs & exist),
+                word.pixel.eq(tag.pixel),
+                word.tile_last.eq(tag.tile_last),
+                word.wave_last.eq(tag.wave_last),
             ]
-            arrived_rows = Signal(rows, name=f"arrived_rows_{i}")
-            m.d.comb += arrived_rows.eq(Mux(port.data_valid, tag.rows, 0))
-            if i:  # the odd rows; with a single group they work on port 0's words, too
-                m.d.sync += [word.eq(Mux(single, words[0][2], arrived)),
-                             word_rows.eq(Mux(single, words[0][3], arrived_rows))]
-            else:
-                m.d.sync += [word.eq(arrived), word_rows.eq(arrived_rows)]
-            words.append((word, word_rows, arrived, arrived_rows))
+            words.append((word, word_rows))
+        sources = words
+        if ports == 2:  # with a single group, the odd rows work on port 0 words, too
+            odd_word, odd_rows = Signal(ActivationWord(config)), Signal(rows)
+            m.d.comb += [odd_word.eq(Mux(single, words[0][0], words[1][0])),
+                         odd_rows.eq(Mux(single, words[0][1], words[1][1]))]
+            sources = [words[0], (odd_word, odd_rows)]
         for row in range(rows):
-            word, word_rows, *_ = words[row % ports]
+            word, word_rows = sources[row % ports]
             m.d.comb += [self.word_valid[row].eq(word_rows[row]), self.word[row].eq(word)]
 
         # ---- counters: a wave's words go to a row of each of its output blocks ----------------------------

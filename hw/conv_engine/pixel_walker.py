@@ -147,7 +147,8 @@ class PixelWalker(wiring.Component):
         m.d.comb += [step.address.eq(self.pixel_step), step.x.eq(self.stride_x),
                      step.output.eq(self.output_pixel_stride)]
         m.submodules.multiples = multiples = Memory(shape=unsigned(place_layout.size), depth=CHUNK, init=[])
-        fill, of_bit, of_chunk = multiples.write_port(), *(multiples.read_port(domain="comb") for _ in range(2))
+        fill = multiples.write_port()
+        of_bit, of_chunk = multiples.read_port(domain="comb"), multiples.read_port(domain="comb")
         fill_at = Signal(range(CHUNK + 1), init=CHUNK)
         multiple = Signal(place_layout)
         m.d.comb += [fill.addr.eq(fill_at), fill.data.eq(multiple), fill.en.eq(fill_at != CHUNK)]
@@ -186,7 +187,8 @@ class PixelWalker(wiring.Component):
         some_left, several_left = Signal(), Signal()
         present = Signal(chunks)
         m.d.comb += present.eq(Cat(
-            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:]) for c in range(chunks)))
+            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:] if c else 1)
+            for c in range(chunks)))
         left_reached = up_to(m, left, "left_reached")
         left_rest = Signal(chunks)
         m.d.comb += [
@@ -223,7 +225,7 @@ class PixelWalker(wiring.Component):
         rest = Signal(CHUNK)
         closed = Signal()  # no pixel can be taken
         m.d.comb += [
-            inside.eq(Cat(~chunk_is_final | (i <= chunk_final) for i in range(CHUNK))),
+            inside.eq(Cat(1, *(~chunk_is_final | (i <= chunk_final) for i in range(1, CHUNK)))),
             active.eq((chunk | all_active.replicate(CHUNK)) & inside),
             rest.eq(pending & (reached << 1)),
             take.eq(some & ~closed),

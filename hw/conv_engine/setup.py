@@ -150,28 +150,34 @@ class CommandSetup(wiring.Component):
         ]
 
         # ---- limits ---------------------------------------------------------------------------------------
-        def between(value, low, high):
-            return (value >= low) & (value <= high)
+        def one_to(value, power_of_two):
+            return (value != 0) & ((value < power_of_two) | (value == power_of_two))
+
+        def is_shift(value):  # -31 to LEFT_SHIFT_MAX
+            return Mux(value[-1], value[5:].all() & value[:5].any(), ~value[LEFT_SHIFT_MAX.bit_length():].any())
+
+        def is_operand_shift(value):  # OPERAND_SHIFT_MIN to 0
+            low = (-OPERAND_SHIFT_MIN).bit_length()
+            return Mux(value[-1], value[low:].all() & value[:low].any(), ~value.any())
 
         layout_fits, addition_fits = Signal(), Signal()
         with m.If(packed):
             m.d.comb += layout_fits.eq(Cat(
                 command.kernel_width == 1, command.pad_top == 0, command.pad_left == 0,
-                between(command.last_lanes, 1, config.lanes),
+                one_to(command.last_lanes, config.lanes),
             ).all())
         with m.Else():
-            m.d.comb += layout_fits.eq(between(command.kernel_width, 1, KERNEL_MAX)
+            m.d.comb += layout_fits.eq(one_to(command.kernel_width, KERNEL_MAX)
                                        & (command.last_lanes == config.lanes))
         m.d.comb += [
             addition_fits.eq(Cat(
-                Cat(command[f"{name}_multiplier"][31] == 0, between(command[f"{name}_shift"], low, high))
-                for name, low, high in (("a", OPERAND_SHIFT_MIN, 0), ("b", OPERAND_SHIFT_MIN, 0),
-                                        ("sum", -31, LEFT_SHIFT_MAX))).all()),
+                Cat(command[f"{name}_multiplier"][31] == 0, fits(command[f"{name}_shift"]))
+                for name, fits in (("a", is_operand_shift), ("b", is_operand_shift), ("sum", is_shift))).all()),
             self.acceptable.eq(Cat(
                 flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE).value == 0,
                 (flags & Flag.GATED != 0) | (flags & Flag.WHOLE == 0),
                 layout_fits, addition_fits | (flags & Flag.ADD == 0),
-                between(command.kernel_height, 1, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
+                one_to(command.kernel_height, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
                 command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,
                 command.input_blocks != 0, command.unrolling < len(config.unrollings),
                 command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,

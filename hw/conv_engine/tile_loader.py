@@ -122,13 +122,16 @@ class TileLoader(wiring.Component):
             m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(1), block.eq(0)]
         pushed = data.View(item, ahead.w_data)
         count = count_ones(m, map_3, "stored_rows")
+        with m.Switch(count):
+            for stored in range(lanes + 1):
+                with m.Case(stored):
+                    m.d.comb += pushed.words_last.eq(max(stored - 1, 0) // 2)
         groups_log2 = Signal(range(rows_log2 + 1))  # of the pixel groups: they are the rows' low bits
         m.d.comb += [
             groups_log2.eq(rows_log2 - self.unrolling),
             ahead.w_en.eq(read_3.valid),
             pushed.map.eq(map_3),
             pushed.stored.eq(count != 0),
-            pushed.words_last.eq((count >> 1) - (~count[0] & (count >> 1 != 0))),
             pushed.target.eq(Cat((Const(row, block_bits) >> groups_log2) == read_3.block for row in range(rows))),
             *(pushed[tag].eq(read_3[tag]) for tag in tags),
         ]
