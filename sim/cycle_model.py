@@ -39,8 +39,8 @@ class Costs:
     conv_end: int = 16  #: the last accumulators taken until the last word is written
     conv_leave: int = 6  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 33  #: a vector command, but the steps of its words
-    depthwise: int = 45  #: a DEPTHWISE command, but its steps
+    vector: int = 38  #: a vector command, but the steps of its words
+    depthwise: int = 50  #: a DEPTHWISE command, but its steps
     dilate: int = 9  #: a DILATE command, but its steps
     combine: int = 10  #: a COMBINE command, but its words
     combine_word: int = 9  #: a word of a COMBINE command
