@@ -104,8 +104,8 @@ class PixelGenerator(wiring.Component):
             m.d.sync += [walking.eq(0), word_there.eq(0)]
         with m.If(self.start):
             # Where no mask gates, there is nothing to wait for.
-            m.d.sync += [walking.eq(1), fetched.eq(~settings.gated), address.eq(settings.mask_base), passes_left.eq(settings.passes),
-                         place.word.eq(0), place.parity.eq(0), place.first_pass.eq(1)]
+            m.d.sync += [walking.eq(1), fetched.eq(~settings.gated), address.eq(settings.mask_base),
+                         passes_left.eq(settings.passes), place.word.eq(0), place.parity.eq(0), place.first_pass.eq(1)]
 
         # ---- bytes with active pixels, the lowest first -----------------------------------------------------------
         found, lowest = Signal(bytes_per_word), Signal(bytes_per_word)
