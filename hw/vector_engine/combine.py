@@ -79,7 +79,11 @@ class Combine(wiring.Component):
         ]
         with m.If(entering):
             m.d.sync += [part.eq(part + 1), first.eq(first >> _PART), second.eq(second >> _PART)]
-        with m.If(leaving):
+        gone = Signal()
+        m.d.comb += gone.eq(request.valid & request.ready)
+        with m.If(gone):
+            m.d.sync += request.payload.data.eq(0)
+        with m.Elif(leaving):
             m.d.sync += request.payload.data.eq(Cat(request.payload.data, combined)[_PART:])
         # Bits are counted behind their way to the memory.
         counted = Signal(_PART)
@@ -91,9 +95,8 @@ class Combine(wiring.Component):
         m.d.sync += last_leaves.eq(entering & (part == _PARTS - 1))
         with m.If(last_leaves):
             m.d.sync += request.valid.eq(1)
-        with m.Elif(request.valid & request.ready):
-            m.d.sync += [request.valid.eq(0), request.payload.data.eq(0),
-                         request.payload.address.eq(request.payload.address + 1)]
+        with m.Elif(gone):
+            m.d.sync += [request.valid.eq(0), request.payload.address.eq(request.payload.address + 1)]
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):

@@ -84,8 +84,13 @@ class Decide(wiring.Component):
             self.busy.eq(compared | decided | flush | request.valid),
         ]
         m.d.sync += self.active.eq(advance & set_bit)
-        with m.If(request.ready):
+        moved, gone = Signal(), Signal()
+        m.d.comb += [moved.eq(advance & flush), gone.eq(request.ready & ~moved)]
+        with m.If(gone):
             m.d.sync += [request.valid.eq(0), request.payload.data.eq(0)]
+        with m.Elif(moved):
+            m.d.sync += [request.valid.eq(1), request.payload.address.eq(address), request.payload.data.eq(word),
+                         address.eq(address + 1)]
         with m.If(advance):
             m.d.sync += flush.eq(decided & full)
             m.d.sync += word.eq(Cat((word[i] & ~flush) | (eighth[i // 8] & within[i % 8])
@@ -93,9 +98,6 @@ class Decide(wiring.Component):
             with m.If(decided):
                 m.d.sync += [place.eq(Mux(full, 0, place + 1)),
                              pixels_left.eq(Mux(last_of_row, settings.output_width, pixels_left - 1))]
-            with m.If(flush):
-                m.d.sync += [request.valid.eq(1), request.payload.address.eq(address),
-                             request.payload.data.eq(word), address.eq(address + 1)]
         with m.If(self.start):
             m.d.sync += [place.eq(0), pixels_left.eq(settings.output_width), address.eq(settings.mask_base)]
         return m

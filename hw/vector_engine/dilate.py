@@ -58,8 +58,10 @@ class Dilate(wiring.Component):
         # ---- target rows and their words; the last source row that they need, and its place ------------------------
         rows_left, word = Signal(16), Signal(16 - _COLUMN_BITS)
         top_row, top_place = Signal(17), Signal(len(mask.address) + 1)
-        last_word = Signal()
+        last_word, next_row = Signal(), Signal()
         m.d.comb += last_word.eq(word == last_target)
+        with m.If(next_row):
+            m.d.sync += [top_row.eq(top_row + 1), top_place.eq(top_place + words)]
 
         # ---- the row of source bits, a byte at a time from its end ------------------------------------------------
         at, place = Signal(signed(_BYTE_BITS)), Signal(signed(_BYTE_BITS))
@@ -94,14 +96,13 @@ class Dilate(wiring.Component):
             one.eq(walk & loaded & ~eight & (~tap | again)),
             load.eq(walk & (~loaded | eight | (one & (bits_left == 0)))),
         ]
-        with m.If(eight):
-            m.d.sync += [window.eq(Cat(byte, window)), steps.eq(steps - 8)]
-        with m.Elif(one):
-            m.d.sync += [window.eq(Cat(byte[7], window)), bits_left.eq(bits_left - 1)]
+        with m.If(eight | one):
+            m.d.sync += [window.eq(Mux(eight, Cat(byte, window), Cat(byte[7], window))),
+                         steps.eq(Mux(tap, settings.dilation_x, steps) - Mux(eight, 8, 1))]
+        with m.If(one):
+            m.d.sync += bits_left.eq(bits_left - 1)
             with m.If(tap):
-                m.d.sync += [taps_left.eq(taps_left - 1), steps.eq(settings.dilation_x - 1)]
-            with m.Else():
-                m.d.sync += steps.eq(steps - 1)
+                m.d.sync += taps_left.eq(taps_left - 1)
         fill = Signal()
         m.d.comb += fill.eq(inside & ~there)
         with m.If(load):
@@ -122,22 +123,31 @@ class Dilate(wiring.Component):
             kept_bits.eq(Mux(trim, Cat(Const(1, 1), (target_end >= i for i in range(1, 8))), 0)),
             kept_bytes.eq(Cat(Mux(trim, target_byte != i, ~drop | (target_byte >= i)) for i in range(8))),
         ]
+        written, gather = Signal(), Signal()
+        kept = Signal(MASK_WORD_BITS)
+        m.d.comb += kept.eq(Cat(kept_bits | kept_bytes[i].replicate(8) for i in range(8)))
         with m.If(trim):
             m.d.sync += window.eq(0)
-        with m.If(tap | trim | drop):
-            m.d.sync += result.eq((result | window) & Cat(kept_bits | kept_bytes[i].replicate(8) for i in range(8)))
+        with m.If(written):
+            m.d.sync += result.eq(0)
+        with m.Elif(tap | trim | drop):
+            m.d.sync += result.eq((result | window) & kept)
 
         # ---- the rows of a source word ------------------------------------------------------------------------------
         row, row_place = Signal(signed(_ROW_BITS)), Signal.like(top_place)
-        taps_above, rows_to_tap = Signal(5), Signal(8)
+        taps_above, rows_to_tap, one_row_less = Signal(5), Signal(8), Signal(8)
         limit, row_there = Signal(17), Signal()
         asked, arriving = Signal(), Signal()
         m.d.comb += [
+            one_row_less.eq(rows_to_tap - 1),
             limit.eq(Mux(wide_y, settings.output_rows << 1, settings.output_rows)),
             row_there.eq(~row[-1] & ~(wide_y & row[0]) & (row[:17] < limit)),
         ]
         m.d.sync += [asked.eq(0), arriving.eq(asked)]
-        m.d.sync += gathered.eq(gathered | (mask.data & arriving.replicate(MASK_WORD_BITS)))
+        with m.If(gather):
+            m.d.sync += gathered.eq(0)
+        with m.Elif(arriving):
+            m.d.sync += gathered.eq(gathered | mask.data)
 
         m.d.comb += request.payload.data.eq(result)
         with m.FSM() as fsm:
@@ -147,11 +157,11 @@ class Dilate(wiring.Component):
                 with m.If(self.start):
                     m.next = "PADDING"
             with m.State("PADDING"):
-                m.d.sync += rows_to_tap.eq(rows_to_tap - 1)
+                m.d.sync += rows_to_tap.eq(one_row_less)
                 with m.If(rows_to_tap == 0):
                     m.next = "BEGIN"
                 with m.Else():
-                    m.d.sync += [top_row.eq(top_row + 1), top_place.eq(top_place + words)]
+                    m.d.comb += next_row.eq(1)
             with m.State("BEGIN"):
                 # The byte behind the last that tap 0 sees.
                 pad = settings.pad_left[:8]
@@ -164,13 +174,13 @@ class Dilate(wiring.Component):
             with m.State("WALK"):
                 m.d.comb += walk.eq(1)
                 m.d.sync += [row.eq(top_row), row_place.eq(top_place), taps_above.eq(settings.kernel_height),
-                             rows_to_tap.eq(0)]
+                             rows_to_tap.eq(1)]
                 with m.If(tap & ~again):
                     m.next = "WRITE"
                     with m.If(last_word):
                         m.next = "TRIM"
                 with m.Elif(load & fill):
-                    m.d.sync += gathered.eq(0)
+                    m.d.comb += gather.eq(1)
                     m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.sync += [
@@ -178,13 +188,13 @@ class Dilate(wiring.Component):
                     mask.address.eq(settings.mask_base + place[3:]
                                     + Mux(wide_y, row_place[1:], row_place[: len(mask.address)])),
                 ]
-                with m.If(rows_to_tap == 0):
-                    m.d.sync += [asked.eq(row_there), rows_to_tap.eq(settings.dilation_y - 1),
+                with m.If(rows_to_tap == 1):
+                    m.d.sync += [asked.eq(row_there), rows_to_tap.eq(settings.dilation_y),
                                  taps_above.eq(taps_above - 1)]
                     with m.If(taps_above == 1):
                         m.next = "ARRIVE"
                 with m.Else():
-                    m.d.sync += rows_to_tap.eq(rows_to_tap - 1)
+                    m.d.sync += rows_to_tap.eq(one_row_less)
             with m.State("ARRIVE"):
                 with m.If(~asked):
                     m.d.sync += there.eq(1)
@@ -198,12 +208,12 @@ class Dilate(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += request.valid.eq(1)
                 with m.If(request.ready):
-                    m.d.sync += [request.payload.address.eq(request.payload.address + 1), result.eq(0),
-                                 word.eq(word + 1)]
+                    m.d.comb += written.eq(1)
+                    m.d.sync += [request.payload.address.eq(request.payload.address + 1), word.eq(word + 1)]
                     m.next = "BEGIN"
                     with m.If(last_word):
-                        m.d.sync += [word.eq(0), rows_left.eq(rows_left - 1), top_row.eq(top_row + 1),
-                                     top_place.eq(top_place + words)]
+                        m.d.comb += next_row.eq(1)
+                        m.d.sync += [word.eq(0), rows_left.eq(rows_left - 1)]
                         with m.If(rows_left == 1):
                             m.next = "IDLE"
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))

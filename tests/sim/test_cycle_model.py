@@ -113,7 +113,7 @@ def test_depthwise_lines_take_turns_of_lanes():
 def test_expected_command_covers_every_opcode():
     config = preset("small")
     shape = {"flags": 0, "space": 0, "output_rows": 4, "output_width": 4, "output_blocks": 2, "kernel_height": 3,
-             "kernel_width": 3, "stride_x": 1, "dilation_x": 1, "input_height": 4, "input_width": 4,
+             "kernel_width": 3, "stride_x": 1, "dilation_y": 1, "dilation_x": 1, "input_height": 4, "input_width": 4,
              "input_blocks": 2, "last_lanes": 8, "unrolling": 0, "length": 800}
     cycles = {opcode: cycle_model.expected_command(opcode, shape, config) for opcode in Opcode
               if opcode not in (Opcode.BEGIN, Opcode.END)}
