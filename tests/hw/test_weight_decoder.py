@@ -252,7 +252,7 @@ def test_what_is_left_over_is_refused(name):
         tiles = random_tiles(random, order, "uniform")
         block = encode(tiles.maps, tiles.words, order, config.weight_ways, 1.0)
         flipped = [block[:at] + bytes([block[at] ^ 1 << bit]) + block[at + 1:]
-                   for at in range(len(block) - 8, len(block)) for bit in range(8)]
+                   for at in range(len(block) - 4, len(block)) for bit in range(8)]
         for bad in (*flipped, block + b"\1\0", block + bytes(80)):
             with pytest.raises(WeightStreamError):
                 decode(bad, order)
