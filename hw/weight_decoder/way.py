@@ -125,8 +125,8 @@ class Way(wiring.Component):
         units_2 = Signal.like(units)
         place_2 = Signal.like(place)
         symbol = Signal(ENTRY)  # nothing but zeros unless a symbol is decoded
-        # The frequency with its leading one, where a high bit of the state, the lowest first, asks for it: the block RAM
-        # leaves time for so much.
+        # The frequency with its leading one, where a high bit of the state asks for it, the lowest first: the block
+        # RAM leaves time for so much.
         products = Signal(data.ArrayLayout(FREQUENCY_BITS, STATE_BITS - FREQUENCY_BITS))
         decoding, fixed = Signal(), Signal()  # a symbol; a number of bits
         loading, final, keeping, keeping_low = Signal(), Signal(), Signal(), Signal()
