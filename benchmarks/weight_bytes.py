@@ -109,7 +109,7 @@ def measure(name: str, model: list[tuple[str, np.ndarray]], config: Config, imag
     for index, (op, weights) in enumerate(model):
         packed = index == 0 and op == "CONV_2D" and weights.shape[3] < config.lanes
         content, order = tiles(op, weights, packed, config.lanes)
-        # What reads each weight once waits for them: more ways are worth their bytes there.
+        # What reads each weight once waits for them: more states are worth their bytes there.
         share = 0.01 if op == "FULLY_CONNECTED" else 0.003
         block = encode(content.maps, content.words, order, config.weight_ways, share)
         assert decode(block, order) == content
@@ -141,7 +141,7 @@ def weight_bytes(config: Config, models: Sequence[Path], progress: Callable[[str
     return Section(
         "weight_bytes", f"Compressed weights ({config.name})",
         "Bytes. Entropy: of order 0, layer by layer, over all weights of the layer. Ours: every block with header, "
-        "table, row maps, states, check value and padding, with ways so that they cost little; in the image: what the "
+        "table, row maps, check value and padding, with as many states as cost little; in the image: what the "
         "compiler makes of it, which spends bytes where weights would be waited for. Huffman: canonical, with 4 bits "
         "for the length of each value's code. Arm mlw: mlw_codec of ethos-u-vela. Pruned: by magnitude, per layer. "
         "Folded: without channels that are constant or that nobody reads.",

@@ -137,5 +137,5 @@ def decoder(progress: Callable[[str], None]) -> Section:
         "normally distributed weights; every word compared. With the table of the block before it, as most blocks of a "
         "layer have it: as fast as beats are taken, and with one beat of 8 bytes per cycle, which is what memory "
         "delivers; and with a table of its own, which has to be built first. xlarge has the decoder of large.",
-        ["preset", "ways", "weights", "bits per weight", "weights per cycle", "at 8 bytes per cycle",
+        ["preset", "states", "weights", "bits per weight", "weights per cycle", "at 8 bytes per cycle",
          "at 8 bytes per cycle, own table"], json.loads(done.stdout))

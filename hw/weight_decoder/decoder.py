@@ -152,7 +152,11 @@ class WeightDecoder(wiring.Component):
         ]
         m.d.comb += bits.eq(leaving.bits)
         with m.If(leaving.bin):
-            m.d.comb += bits.eq(described + Mux(item.spread == NOTHING, 0, exponent))
+            m.d.comb += bits.eq(described)
+            with m.Switch(exponent):
+                for digits in range(FREQUENCY_BITS):
+                    with m.Case(digits):
+                        m.d.comb += bits.eq(described + digits)
         with m.Elif(leaving.map):
             m.d.comb += bits.eq(with_prefix)
         with m.If(~first_bits[0]):

@@ -68,10 +68,11 @@ class TableBuilder(wiring.Component):
                                                 init=starts + words)
         word = memory.read_port()
         at = Signal(range(len(starts) + len(words)))
-        moved = Signal()  # the word at `at` is not there yet
+        moved, moved_before = Signal(), Signal()  # the word at `at` is not there yet
+        fetched = Signal.like(word.data)
         standard, symmetric = Signal(), Signal()
         m.d.comb += [word.addr.eq(at), word.en.eq(1)]
-        m.d.sync += moved.eq(0)
+        m.d.sync += [moved.eq(0), moved_before.eq(moved), fetched.eq(word.data)]
 
         # ---- the symbol that is being written ------------------------------------------------------------------------
         value = Signal(9)  # of the next bin, plus 128
@@ -83,20 +84,16 @@ class TableBuilder(wiring.Component):
         negative = Signal()  # the negative side of a symmetric bin
         zero = Signal()  # the last symbol of a symmetric table
         slot = Signal(FREQUENCY_BITS + 1)  # the next code to be written
-        offset = Signal(FREQUENCY_BITS + 1)  # of that in its symbol, shifted up
+        left = Signal(FREQUENCY_BITS)  # codes of the symbol to be written, shifted up
         low = Signal(STATE_BITS + 1)
-        one, two = Signal(FREQUENCY_BITS), Signal(FREQUENCY_BITS + 1)  # a code, two codes, shifted up
-        next_offset, next_low = Signal.like(offset), Signal.like(low)
+        one, two = Signal(FREQUENCY_BITS), Signal(FREQUENCY_BITS)  # a code, two codes, shifted up
         last, both, written = Signal(), Signal(), Signal()
-        step = Signal(FREQUENCY_BITS + 1)
+        step = Signal(FREQUENCY_BITS)
         writing = Signal()
         m.d.comb += [
-            offered.eq(Mux(standard, word.data, self.bins.payload)),
-            one.eq(1 << spread),
+            offered.eq(Mux(standard, fetched, self.bins.payload)),
             two.eq(one << 1),
-            next_offset.eq(offset + one),
-            next_low.eq(low + one),
-            last.eq(next_offset == frequency),
+            last.eq(left == one),
         ]
         if self.entries == 1:
             m.d.comb += [step.eq(one), written.eq(last)]
@@ -104,7 +101,7 @@ class TableBuilder(wiring.Component):
             m.d.comb += [
                 both.eq(~slot[0] & ~last),
                 step.eq(Mux(both, two, one)),
-                written.eq(last | (both & (offset + two == frequency))),
+                written.eq(last | (both & (left == two))),
             ]
         # The ways see an entry a cycle later, long before they decode.
         m.d.sync += [
@@ -115,14 +112,14 @@ class TableBuilder(wiring.Component):
         for i, entry in enumerate(self.table.entries):
             m.d.sync += [
                 entry.frequency.eq(frequency),
-                entry.low.eq(low if i == 0 else Mux(slot[0], low, next_low)),
+                entry.low.eq(low if i == 0 else Mux(slot[0], low, low + one)),
                 entry.spread.eq(spread),
                 entry.extra.eq(extra),
                 entry.base.eq(base),
             ]
 
         def begin_symbol(of: Signal):
-            m.d.sync += [offset.eq(0), low.eq(of << STATE_BITS - FREQUENCY_BITS)]
+            m.d.sync += [left.eq(of), low.eq(of << STATE_BITS - FREQUENCY_BITS)]
 
         def begin():
             """Start, if it is time."""
@@ -140,20 +137,21 @@ class TableBuilder(wiring.Component):
             with m.State("IDLE"):
                 begin()
             with m.State("START"):  # the number of a standard table is being looked up
-                with m.If(~moved):
-                    m.d.sync += [at.eq(word.data), moved.eq(1)]
+                with m.If(~moved & ~moved_before):
+                    m.d.sync += [at.eq(fetched), moved.eq(1)]
                     m.next = "BIN"
             with m.State("BIN"):
                 m.d.comb += self.bins.ready.eq(~standard & ~value[8])
                 m.d.sync += negative.eq(0)
                 with m.If(value[8]):
                     m.next = "END"
-                with m.Elif(Mux(standard, ~moved, self.bins.valid)):
+                with m.Elif(Mux(standard, ~moved & ~moved_before, self.bins.valid)):
                     offered_frequency = Signal(FREQUENCY_BITS)
                     m.d.comb += offered_frequency.eq(Cat(offered.frequency, Const(1, 1)))
                     begin_symbol(offered_frequency)
                     m.d.sync += [
                         frequency.eq(offered_frequency), extra.eq(offered.extra), spread.eq(offered.spread),
+                        one.eq(1 << offered.spread),
                         base.eq(value[:8] ^ 0x80), value.eq(value + (1 << offered.extra)),
                         at.eq(at + 1), moved.eq(1),
                     ]
@@ -164,7 +162,7 @@ class TableBuilder(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += writing.eq(1)
                 m.d.sync += [
-                    slot.eq(slot + Mux(both, 2, 1)), offset.eq(offset + step), low.eq(low + step),
+                    slot.eq(slot + Mux(both, 2, 1)), left.eq(left - step), low.eq(low + step),
                 ]
                 with m.If(slot[FREQUENCY_BITS]):
                     m.next = "FAILED"
@@ -177,7 +175,8 @@ class TableBuilder(wiring.Component):
                     with m.Else():
                         m.next = "BIN"
             with m.State("END"):
-                m.d.sync += [zero.eq(1), extra.eq(0), base.eq(0), spread.eq(0), frequency.eq(FREQUENCIES - slot)]
+                m.d.sync += [zero.eq(1), extra.eq(0), base.eq(0), spread.eq(0), one.eq(1),
+                             frequency.eq(FREQUENCIES - slot)]
                 with m.If(slot[FREQUENCY_BITS]):
                     m.next = "DONE"
                 with m.Elif(symmetric & (slot != 0)):
@@ -189,7 +188,7 @@ class TableBuilder(wiring.Component):
                 with m.If(frequency[-1]):
                     m.next = "WRITE"
                 with m.Else():
-                    m.d.sync += [frequency.eq(frequency << 1), spread.eq(spread + 1)]
+                    m.d.sync += [frequency.eq(frequency << 1), spread.eq(spread + 1), one.eq(one << 1)]
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 begin()

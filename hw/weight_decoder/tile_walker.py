@@ -35,7 +35,7 @@ class TileLayout(data.StructLayout):
 
 
 class TileWalker(wiring.Component):
-    """One tile per cycle.
+    """A tile in two cycles.
 
     Members
     -------
@@ -75,16 +75,16 @@ class TileWalker(wiring.Component):
         def begin_group(left: Value):
             m.d.sync += blocks.eq(Mux(left < order.group, left[: len(blocks)], order.group))
 
-        step = Signal()
-        m.d.comb += step.eq(walking & (~self.tiles.valid | self.tiles.ready))
-        with m.If(self.tiles.ready):
-            m.d.sync += self.tiles.valid.eq(0)
-        with m.If(step):
+        # Two tiles wait, so that taking one does not reach the counters in the same cycle.
+        ahead, ahead_valid = Signal.like(tile), Signal()
+        with m.If(~self.tiles.valid | self.tiles.ready):
+            m.d.sync += [tile.eq(ahead), self.tiles.valid.eq(ahead_valid), ahead_valid.eq(0)]
+        with m.If(walking & ~ahead_valid):
             m.d.sync += [
-                self.tiles.valid.eq(1),
-                tile.rows.eq(Mux(last_input, order.last_rows, lanes)),
-                tile.outputs.eq(Mux(last_group & last_block, order.last_outputs, lanes)),
-                tile.last.eq(last_block & last_input & last_tap & last_group),
+                ahead_valid.eq(1),
+                ahead.rows.eq(Mux(last_input, order.last_rows, lanes)),
+                ahead.outputs.eq(Mux(last_group & last_block, order.last_outputs, lanes)),
+                ahead.last.eq(last_block & last_input & last_tap & last_group),
                 blocks.eq(blocks - 1),
             ]
             with m.If(last_block):
@@ -100,7 +100,7 @@ class TileWalker(wiring.Component):
         with m.If(self.start):
             begin_group(order.output_blocks)
             m.d.sync += [
-                walking.eq(1), self.tiles.valid.eq(0), taps.eq(order.taps), input_blocks.eq(order.input_blocks),
-                output_blocks.eq(order.output_blocks),
+                walking.eq(1), self.tiles.valid.eq(0), ahead_valid.eq(0), taps.eq(order.taps),
+                input_blocks.eq(order.input_blocks), output_blocks.eq(order.output_blocks),
             ]
         return m

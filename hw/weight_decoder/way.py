@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -110,13 +110,14 @@ class Way(wiring.Component):
         m.submodules.memory = memory = Memory(shape=data.ArrayLayout(ENTRY, self.entries),
                                               depth=FREQUENCIES // self.entries, init=[])
         write = memory.write_port(granularity=1)
-        read = memory.read_port()
+        read = memory.read_port(domain="comb")
+        looked_up = Signal(data.ArrayLayout(ENTRY, self.entries))  # a block RAM's output
         entry = Signal(ENTRY)
         m.d.comb += [
             write.en.eq(self.table.enable),
             write.addr.eq(self.table.address),
             write.data.eq(self.table.entries),
-            entry.eq(read.data[0] if self.entries == 1 else Mux(state[0], read.data[1], read.data[0])),
+            entry.eq(looked_up[0] if self.entries == 1 else Mux(state[0], looked_up[1], looked_up[0])),
         ]
 
         # ---- between the stages --------------------------------------------------------------------------------------
@@ -124,6 +125,9 @@ class Way(wiring.Component):
         units_2 = Signal.like(units)
         place_2 = Signal.like(place)
         symbol = Signal(ENTRY)  # nothing but zeros unless a symbol is decoded
+        # The frequency with its leading one, where a high bit of the state asks for it, the lowest first: the block
+        # RAM leaves time for so much.
+        products = Signal(data.ArrayLayout(FREQUENCY_BITS, STATE_BITS - FREQUENCY_BITS))
         decoding, fixed = Signal(), Signal()  # a symbol; a number of bits
         loading, final, keeping, keeping_low = Signal(), Signal(), Signal(), Signal()
         with m.If(self.go):
@@ -139,20 +143,15 @@ class Way(wiring.Component):
                 keeping.eq(~(self.active & (self.step.decode | self.step.load))),
                 keeping_low.eq(~(self.active & (self.step.decode | self.step.load | self.step.final))),
                 symbol.eq(Mux(self.active & self.step.decode, entry, 0)),
+                *(product.eq(Mux(self.active & self.step.decode & bit, Cat(entry.frequency, Const(1, 1)), 0))
+                  for product, bit in zip(products, state[FREQUENCY_BITS:], strict=True)),
             ]
 
         # ---- second stage: the next state, `x` shifted as if it would take `spread` bits -----------------------------
-        frequency = Signal(FREQUENCY_BITS)
-        low_product = Signal(FREQUENCY_BITS + 2)
-        high_product = Signal(STATE_BITS + 1)
         x = Signal(STATE_BITS + 1)
         enough = Signal()
         m.d.comb += [
-            frequency.eq(Cat(symbol.frequency, decoding)),
-            low_product.eq(Mux(state_2[FREQUENCY_BITS], frequency, 0)
-                           + (Mux(state_2[FREQUENCY_BITS + 1], frequency, 0) << 1)),
-            high_product.eq(symbol.low + (Mux(state_2[FREQUENCY_BITS + 2], frequency, 0) << 2)),
-            x.eq(low_product + high_product),
+            x.eq(symbol.low + sum(product << i for i, product in enumerate(products))),
             enough.eq(x[-1]),
         ]
         taken = Signal(FREQUENCY_BITS)  # bits behind the symbol's offset
@@ -172,9 +171,10 @@ class Way(wiring.Component):
             scaled.eq(x[:STATE_BITS] | mixed_in),
             following.eq(Mux(enough, scaled, Cat(one_more, scaled[:-1])) | other),
             read.addr.eq(following[self.entries - 1 : FREQUENCY_BITS]),
-            # The table is complete before it is read: synthesis sees from this that no cycle does both.
-            read.en.eq(self.go & ~write.en.any()),
         ]
+        # The table is complete before it is read: synthesis sees from this that no cycle does both.
+        with m.If(self.go & ~write.en.any()):
+            m.d.sync += looked_up.eq(read.data)
 
         used = Signal(range(2 * UNIT_BITS))
         following_place = Signal(range(2 * UNIT_BITS))
@@ -182,7 +182,7 @@ class Way(wiring.Component):
         m.d.comb += [
             used.eq((symbol.extra + symbol.spread) | Mux(fixed, self.bits, 0)),
             following_place.eq(place_2 + used),
-            one_further.eq(place_2 + used + 1),
+            one_further.eq((Cat(Const(1, 1), place_2) + Cat(Const(1, 1), used))[1:]),  # one carry chain, not two
         ]
         inside = Signal((1 << KIND_BITS) - 1)
         m.d.comb += [

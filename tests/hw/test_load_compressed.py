@@ -88,7 +88,7 @@ async def execute(ctx, bench, fields):
     load = bench.load
     ctx.set(load.engine.command.payload, int.from_bytes(encode(Opcode.LOAD, fields), "little"))
     ctx.set(load.engine.command.valid, 1)
-    for _ in range(4000):
+    for _ in range(8000):
         error = load.engine.error
         *_, failed, code, address, done, beats = await ctx.tick().sample(
             error.valid, error.code, error.address, load.engine.command.ready, load.engine.counters.beats)

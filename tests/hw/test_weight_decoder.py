@@ -237,3 +237,30 @@ def test_damage_is_refused(name):
         assert refused > ROUNDS
 
     simulate(run.top, test, background=run.background, cycles=200_000)
+
+
+@pytest.mark.parametrize("name", ["small"])
+def test_what_is_left_over_is_refused(name):
+    """Every bit of a block's last units, a unit more, and units of zeros that nobody asks for."""
+    print(f"LACUNA_SEED={SEED}")
+    config = preset(name)
+    random = np.random.default_rng([SEED, 2])
+    run = Run(config, random)
+
+    async def test(ctx):
+        order = TileOrder(config.lanes, 1, 1, 1, 1, 3, config.lanes - 1)
+        tiles = random_tiles(random, order, "uniform")
+        block = encode(tiles.maps, tiles.words, order, config.weight_ways, 1.0)
+        flipped = [block[:at] + bytes([block[at] ^ 1 << bit]) + block[at + 1:]
+                   for at in range(len(block) - 4, len(block)) for bit in range(8)]
+        for bad in (*flipped, block + b"\1\0", block + bytes(80)):
+            with pytest.raises(WeightStreamError):
+                decode(bad, order)
+            beats, skip = beats_of(config, random, bad)
+            assert not await run.block(ctx, bad, order, skip, beats), (block.hex(), bad.hex())
+            run.beats.clear()
+            ctx.set(run.reset, 1)
+            await ctx.tick()
+            ctx.set(run.reset, 0)
+
+    simulate(run.top, test, background=run.background, cycles=200_000)
