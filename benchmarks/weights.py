@@ -100,7 +100,7 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
         "outputs, commands, records; the bound is bytes / bandwidth. Waited: share of the cycles in which an engine "
         "stood still while weights were transferred. Flash: the program with its weights in a second memory of that "
         "bandwidth, all else in one of 8 bytes per cycle. Resident: weights were loaded before, in the cycles given, "
-        "and stay, all of them or those of the largest layers that fit (ad: two of ten).",
+        "and stay: all of them, or those of the largest layers that fit beside rings for the others.",
         ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
          "cycles / bound", "waited", "cycles, flash", "waited, flash", "cycles, resident", "waited, resident",
          "bytes moved, resident", "cycles to load"], rows)

@@ -194,7 +194,7 @@ def test_some_layers_stay_and_the_others_are_streamed(link: Watched, table: bool
 
 def test_the_largest_layers_that_fit_stay() -> None:
     layers = [object() for _ in range(4)]
-    needs = {layer: {Space.WEIGHT: words, Space.MAP: 1, Space.PARAMETER: entries}
+    needs = {layer: {Space.WEIGHT: words, Space.MAP: min(words, 1), Space.PARAMETER: entries}
              for layer, words, entries in zip(layers, (40, 700, 300, 0), (10, 30, 60, 0), strict=True)}
     sizes = {Space.WEIGHT: 1024, Space.MAP: 16, Space.PARAMETER: 64}
     kept = keep(needs, sizes, 4)  # type: ignore[arg-type]
