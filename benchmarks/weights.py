@@ -83,10 +83,10 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
                 link.configure(bandwidth=bandwidth, flash_bandwidth=None)
                 compressed, raw = (_run(device, program, inputs, wanted, label(mode, "memory"), progress)
                                    for mode, program in programs.items())
-                link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
-                flash = _run(device, fast, inputs, wanted, label("compressed", "flash"), progress)
                 stays = ["-"] * 4 if resident is None else _resident_row(
                     resident, _run(device, resident, inputs, wanted, label("resident", "memory"), progress))
+                link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
+                flash = _run(device, fast, inputs, wanted, label("compressed", "flash"), progress)
                 moved = bytes_moved(programs["compressed"])
                 rows.append([network.name, f"{bandwidth:g}", compressed.cycles, raw.cycles,
                              programs["compressed"].report["weights_total"]["weight_bytes"], moved,
