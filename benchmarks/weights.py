@@ -83,10 +83,10 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
                 link.configure(bandwidth=bandwidth, flash_bandwidth=None)
                 compressed, raw = (_run(device, program, inputs, wanted, label(mode, "memory"), progress)
                                    for mode, program in programs.items())
-                link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
-                flash = _run(device, fast, inputs, wanted, label("compressed", "flash"), progress)
                 stays = ["-"] * 4 if resident is None else _resident_row(
                     resident, _run(device, resident, inputs, wanted, label("resident", "memory"), progress))
+                link.configure(bandwidth=max(BANDWIDTHS), flash_bandwidth=bandwidth)
+                flash = _run(device, fast, inputs, wanted, label("compressed", "flash"), progress)
                 moved = bytes_moved(programs["compressed"])
                 rows.append([network.name, f"{bandwidth:g}", compressed.cycles, raw.cycles,
                              programs["compressed"].report["weights_total"]["weight_bytes"], moved,
@@ -100,7 +100,7 @@ def weights(preset: str, progress: Callable[[str], None]) -> Section:
         "outputs, commands, records; the bound is bytes / bandwidth. Waited: share of the cycles in which an engine "
         "stood still while weights were transferred. Flash: the program with its weights in a second memory of that "
         "bandwidth, all else in one of 8 bytes per cycle. Resident: weights were loaded before, in the cycles given, "
-        "and stay; a dash where they don't fit the chip.",
+        "and stay: all of them, or those of the largest layers that fit beside rings for the others.",
         ["network", "bytes per cycle", "cycles", "cycles, raw weights", "weight bytes", "bytes moved", "bound",
          "cycles / bound", "waited", "cycles, flash", "waited, flash", "cycles, resident", "waited, resident",
          "bytes moved, resident", "cycles to load"], rows)

@@ -46,6 +46,8 @@ def handle(options: argparse.Namespace) -> int:
               f"{total['entropy_bytes']:,.0f}; {total['rows_skipped']:,} of {total['rows']:,} weight rows are zero")
     residency = program.report["residency"]
     if residency is not None:
+        print(f"resident: the weights of {residency['layers']} layers; those of {residency['streamed_layers']} others "
+              f"are loaded for every run, {residency['streamed_bytes']:,} bytes")
         print(f"resident: {residency['loading_bytes']:,} bytes are loaded once, by a program of "
               f"{residency['loading_commands']} commands; they take {residency['store_bytes']:,} of "
               f"{residency['store_bytes_limit']:,} bytes of the weight store, {residency['map_bytes']:,} of "

@@ -180,7 +180,7 @@ def _add_preset(command: argparse.ArgumentParser) -> None:
 def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0],
                          help="compressed: decoded by the device, where that takes fewer bytes; raw: as they are; "
-                              "resident: compressed, and loaded once for many runs, where all of them fit the chip "
+                              "resident: compressed, and loaded once for many runs, as far as they fit the chip "
                               f"(default: {WEIGHTS[0]})")
 
 

@@ -28,6 +28,7 @@ from sw_driver.compiler.layers import (
 )
 from sw_driver.compiler.masks import Mask
 from sw_driver.compiler.memory import Lifetime, peak_use, plan
+from sw_driver.compiler.residency import NOTHING, Residency
 from sw_driver.compiler.stripes import FeaturePlanner
 from sw_driver.compiler.transfers import Transfers
 from sw_driver.compiler.weight_stream import ConvStream, DepthwiseStream, WeightReport, weights_total
@@ -41,8 +42,8 @@ class Assembly:
     Parameters
     ----------
     graph, config : the model and the device. layers : gated and fused.
-    compressed : whether weights are compressed where that takes fewer bytes. resident : whether they stay on chip, so
-        that a run loads none: the instructions that load them are `resident`. pace : cycles that memory takes for a
+    compressed : whether weights are compressed where that takes fewer bytes. residency : those that stay on chip:
+        the instructions that load them are `resident`, and no part of a run. pace : cycles that memory takes for a
         beat.
     wanted : maps to store after the run, with the tensors of each: one map may be several tensors' view.
     rows : output rows of a stripe, for layers that are cut though their maps are on chip.
@@ -50,19 +51,19 @@ class Assembly:
     Members, after construction
     ---------------------------
     transfers : has the instructions, and what lies in the windows.
-    report : memory plan and weights.
+    needs : entries that each resident layer takes. report : memory plan and weights.
 
     Raises CapacityError when something does not fit.
     """
 
     def __init__(self, graph: Graph, config: Config, layers: list[Layer], wanted: dict[FeatureMap, list[int]],
-                 rows: Mapping[Layer, int], *, compressed: bool = True, resident: bool = False,
-                 pace: int = 1):
+                 rows: Mapping[Layer, int], *, compressed: bool = True,
+                 residency: Residency = NOTHING, pace: int = 1):
         self.config = config
         self.layers = layers
         self.wanted = wanted
         self.compressed = compressed
-        self.transfers = Transfers(graph, config, resident=resident, pace=pace)
+        self.transfers = Transfers(graph, config, residency, pace=pace)
         self.weights: list[WeightReport] = []
         self._mask_names = {layer.mask_tensor: layer.name for layer in layers if isinstance(layer, MaskLayer)}
         self._mask_names |= dict(zip(graph.inputs, graph.input_names, strict=True))
@@ -74,9 +75,12 @@ class Assembly:
         self._loaded: set[Mask] = set()
         self._words_loaded: dict[FeatureMap, int] = {}
         self._tables: dict[Layer, Region] = {}
+        self.needs: dict[Layer, dict[Space, int]] = {}
         for layer in layers:
+            self.transfers.begin_layer(layer)
+            before = self.transfers.kept
             self._layer(layer)
-        self._residency = self.transfers.residency() if resident else None
+            self.needs[layer] = {space: count - before[space] for space, count in self.transfers.kept.items()}
 
     # ---- masks --------------------------------------------------------------------------------
 
@@ -282,6 +286,17 @@ class Assembly:
                              (stripe.base(layer.output) + low) % self.config.feature_words)
 
     # ---- report -------------------------------------------------------------------------------
+
+    @property
+    def _residency(self) -> dict | None:
+        kept = self.transfers.residency.layers
+        if not kept:
+            return None
+        weighted = {report.layer: report for report in self.weights}
+        streamed = [report for name, report in weighted.items() if name not in {layer.name for layer in kept}]
+        return {**self.transfers.require_room(), "layers": len(weighted) - len(streamed),
+                "streamed_layers": len(streamed),
+                "streamed_bytes": sum(report.weight_bytes + report.parameter_bytes for report in streamed)}
 
     @property
     def report(self) -> dict:

@@ -87,16 +87,23 @@ def peak_use(lifetimes: Sequence[Lifetime]) -> tuple[int, list[Lifetime]]:
 
 
 class Ring:
-    """Consecutive regions of a memory of `size` entries, around and around."""
+    """Consecutive regions of the `size` last entries of a memory, around and around.
 
-    def __init__(self, size: int):
+    start : entries of the memory before them; regions wrap around at the memory's end only where there are none.
+    """
+
+    def __init__(self, size: int, start: int = 0):
         self.size = size
+        self.start = start
         self.taken = 0  # entries of all regions
         self._next = 0
 
     def take(self, count: int) -> int:
-        """The first entry of a region of `count`; it may wrap around."""
+        """The first entry of a region of `count`."""
         first = self._next
+        if self.start and first + count > self.size:
+            first = 0
         self._next = (first + count) % self.size
         self.taken += count
+        first += self.start
         return first

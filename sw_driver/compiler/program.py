@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hw.contract import commands
 from hw.contract.commands import COMMAND_BYTES, MAGIC, Flag, Opcode, transfer_beats
-from hw.contract.config import FORMAT_VERSION, PRESETS, Config, preset as preset_named
+from hw.contract.config import FORMAT_VERSION, PRESETS, Config, ConfigError, preset as preset_named
 from hw.contract.image import Layer as ReportedLayer, LayerCommand, Loading, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import Window
@@ -28,6 +28,7 @@ from sw_driver.compiler.instructions import Instruction
 from sw_driver.compiler.layers import ConvLayer, Layer
 from sw_driver.compiler.lowering import Lowering
 from sw_driver.compiler.overlap import Schedule, best_schedule
+from sw_driver.compiler.residency import NOTHING, RING_SHARES, Residency, keep
 from sw_driver.graph import Graph
 from sw_driver.tflite.reader import load_graph
 from sw_driver.tflite.support import require_supported
@@ -67,7 +68,7 @@ def compile_model(model: str | Path | bytes, preset: str | Config = "large", *, 
     folding : without it, channels that are constant or that nobody reads are computed, too: the same results with
         more work.
     weights : "compressed", where that takes fewer bytes, or "raw"; both are loaded again for every run. "resident":
-        compressed, and loaded once: all of the model's weights must fit the chip, and a run moves none.
+        compressed, and loaded once; a run moves none, or those of the layers that do not fit beside the others.
     stripes : cut every layer into so many; by default what the cycle model expects to be fastest.
     bandwidth : bytes per cycle of external memory, which the cycle model reckons with: 8, or less for a slow one. The
         program runs with any.
@@ -113,7 +114,7 @@ def _remedy(graph: Graph, config: Config, options: Options) -> str:
                 continue
             return f"Preset {larger.name!r} has room for this model"
     if options.weights == "resident":
-        return "No preset has room for all of them"
+        return "No preset has room for more"
     return "No preset has room for this model: make its feature maps or layers smaller"
 
 
@@ -145,10 +146,19 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
     layers = decisions_first(open_gates(layers, set(wanted)))
     layers = drop_idle(gate(layers, set(wanted), branches=branches))
     share_in_place(layers, set(wanted))
-    schedule = best_schedule(
-        lambda rows: Assembly(graph, config, layers, wanted, rows, compressed=options.weights != "raw",
-                              resident=options.weights == "resident", pace=options.pace),
-        layers, config, options.stripes, pace=options.pace)
+
+    def assemble(rows: Mapping[Layer, int], residency: Residency) -> Assembly:
+        return Assembly(graph, config, layers, wanted, rows, compressed=options.weights != "raw", residency=residency,
+                        pace=options.pace)
+
+    def scheduled(residency: Residency) -> Schedule:
+        return best_schedule(lambda rows: assemble(rows, residency), layers, config, options.stripes,
+                             pace=options.pace)
+
+    if options.weights == "resident":
+        schedule = _resident(lambda residency: assemble({}, residency), scheduled, layers)
+    else:
+        schedule = scheduled(NOTHING)
     assembly, ordered = schedule.assembly, schedule.instructions
     transfers = assembly.transfers
     image, loading = _image(schedule, config)
@@ -164,6 +174,25 @@ def _passes(graph: Graph, folded: Folding | None, config: Config, name: str, opt
         report=_report(schedule) | {"bandwidth": options.bandwidth,
                                     "folding": None if folded is None else folded.report},
     )
+
+
+def _resident(assemble: Callable[[Residency], Assembly], scheduled: Callable[[Residency], Schedule],
+              layers: list[Layer]) -> Schedule:
+    """The schedule in which as many weights stay on chip as fit. Raises CapacityError where none do."""
+    everything = Residency(frozenset(layers), 0)
+    whole = assemble(everything)
+    try:
+        whole.transfers.require_room()
+    except CapacityError as error:
+        for share in RING_SHARES:
+            residency = keep(whole.needs, whole.transfers.sizes, share)
+            try:
+                if residency.layers:
+                    return scheduled(residency)
+            except (CapacityError, ConfigError):
+                continue
+        raise error from None
+    return scheduled(everything)
 
 
 def _report(schedule: Schedule) -> dict[str, Any]:

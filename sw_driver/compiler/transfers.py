@@ -14,7 +14,9 @@ from sw_driver.compiler.compression import Block, Lead, Part, Table, compress
 from sw_driver.compiler.errors import CapacityError
 from sw_driver.compiler.feature_maps import Buffer, FeatureMap
 from sw_driver.compiler.instructions import Instruction, Region
+from sw_driver.compiler.layers import Layer
 from sw_driver.compiler.memory import Ring
+from sw_driver.compiler.residency import MEMORIES, NOTHING, Residency
 from sw_driver.graph import Graph
 
 #: Regions of the windows start at multiples of this many bytes.
@@ -35,14 +37,17 @@ class Transfers:
     feeds, input_bytes : window INPUT. results, output_bytes : window OUTPUT, spilled maps included.
     spill_bytes : of these, what is not a result. reads_output : whether window OUTPUT is read as well.
 
-    resident : what is streamed stays; the rings must not go around (`residency`). pace : cycles that memory takes for a
-    beat.
+    residency : what stays on chip. resident : what is streamed now does, see `begin_layer`. streaming : the
+    configuration that a layer's weights are cut for, whose memories have the size of the rings where it is streamed.
+    pace : cycles that memory takes for a beat.
     """
 
-    def __init__(self, graph: Graph, config: Config, *, resident: bool = False, pace: int = 1):
+    def __init__(self, graph: Graph, config: Config, residency: Residency = NOTHING, *, pace: int = 1):
         self.graph = graph
         self.config = config
-        self.resident = resident
+        self.residency = residency
+        self.resident = False
+        self.streaming = config
         self._pace = pace
         self.instructions: list[Instruction] = []
         self.data = bytearray()
@@ -51,8 +56,6 @@ class Transfers:
         self.results: list[Result] = []
         self.input_bytes = self.output_bytes = self.spill_bytes = 0
         self.reads_output = False
-        self._rings = {Space.WEIGHT: Ring(config.weight_words), Space.MAP: Ring(config.map_entries),
-                       Space.PARAMETER: Ring(config.parameter_entries)}
         self.sizes = {Space.FEATURE: config.feature_words, Space.WEIGHT: config.weight_words,
                       Space.MAP: config.map_entries, Space.PARAMETER: config.parameter_entries,
                       Space.MASK: config.mask_words}
@@ -61,8 +64,25 @@ class Transfers:
         self._sources: dict[FeatureMap, tuple[Window, int]] = {}
         self._homes: dict[Buffer, int] = {}
         self._offsets: dict[bytes, int] = {}
-        self._table: Table | None = None  # of the last compressed layer
+        self._kept = {space: Ring(self.sizes[space]) for space in MEMORIES}
+        starts = {space: residency.room(self.sizes[space]) % self.sizes[space] for space in MEMORIES}
+        self._streamed = {space: Ring(self.sizes[space] - start, start) for space, start in starts.items()}
+        self._tables: dict[bool, Table] = {}  # of the last compressed layer that stays, and of the last that doesn't
         self._lead = Lead(config, pace)
+
+    def begin_layer(self, layer: Layer) -> None:
+        """What is streamed from here on is the layer's."""
+        self.resident = layer in self.residency.layers
+        self.streaming = self.config if self.resident else self.residency.streaming(self.config)
+
+    @property
+    def _rings(self) -> dict[Space, Ring]:
+        return self._kept if self.resident else self._streamed
+
+    @property
+    def kept(self) -> dict[Space, int]:
+        """Entries of each memory that what stays takes so far."""
+        return {space: ring.taken for space, ring in self._kept.items()}
 
     # ---- instructions -------------------------------------------------------------------------
 
@@ -98,8 +118,10 @@ class Transfers:
 
     def compress(self, parts: Sequence[Part], computing: float, *, with_maps: bool = True) -> list[Block | None]:
         """The blocks of the next layer to be loaded; see `compression.compress`."""
-        blocks = compress(parts, self._table, self._lead, computing, with_maps=with_maps)
-        self._table = next((block.table for block in blocks if block is not None), self._table)
+        blocks = compress(parts, self._tables.get(self.resident), self._lead, computing, with_maps=with_maps)
+        for block in blocks:
+            if block is not None:
+                self._tables[self.resident] = block.table
         return blocks
 
     def block(self, block: Block, parameters: bytes) -> tuple[Region, Region, Region]:
@@ -123,19 +145,18 @@ class Transfers:
             resident=self.resident))
         return weight, maps, own
 
-    def residency(self) -> dict[str, int]:
-        """Bytes of each memory that what was streamed takes, and that the memory has. Raises CapacityError where that
-        is less."""
+    def require_room(self) -> dict[str, int]:
+        """Bytes of each memory that what stays takes, and the limit. Raises CapacityError where that is less."""
         report = {}
         for name, space in (("store", Space.WEIGHT), ("map", Space.MAP), ("parameter", Space.PARAMETER)):
             entry = self._entry_bytes[space]
-            report[f"{name}_bytes"], limit = self._rings[space].taken * entry, self.sizes[space] * entry
-            report[f"{name}_bytes_limit"] = limit
-            if report[f"{name}_bytes"] > limit:
+            taken, limit = self._kept[space].taken * entry, self.residency.room(self.sizes[space]) * entry
+            report |= {f"{name}_bytes": taken, f"{name}_bytes_limit": limit}
+            if taken > limit:
                 raise CapacityError(
-                    f"The model's {_KINDS[space]} take {report[f'{name}_bytes']:,} bytes, of which none may leave the "
-                    f"chip where weights are resident; the {_MEMORIES[space]} has {limit:,}. Weights \"compressed\" "
-                    "are loaded again for every run, and need not fit")
+                    f"No layer's weights can stay on chip beside room for those of the others: the model's "
+                    f"{_KINDS[space]} take {taken:,} bytes, the {_MEMORIES[space]} has {limit:,}. Weights "
+                    "\"compressed\" are loaded again for every run, and need not fit")
         return report
 
     def load_feed(self, feed: Feed, length: int, space: Space, address: int) -> None:

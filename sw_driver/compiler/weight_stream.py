@@ -75,7 +75,7 @@ class ConvStream:
     """
 
     def __init__(self, transfers: Transfers, layer: ConvLayer, compressed: bool, *, last: bool):
-        config = transfers.config
+        config = transfers.streaming
         tiles = WeightTiles(layer.weights, layer.bias, layer.multipliers, layer.shifts, config)
         self._transfers = transfers
         self.chunks = choose_chunks(layer, tiles, config, last=last, resident=transfers.resident)
@@ -126,7 +126,7 @@ class DepthwiseStream:
     """The weights of a depthwise layer, like those of a convolution."""
 
     def __init__(self, transfers: Transfers, layer: DepthwiseLayer, compressed: bool):
-        config = transfers.config
+        config = transfers.streaming
         filters = layer.weights.transpose(1, 0, 2) if layer.transposed else layer.weights
         self._weights = DepthwiseWeights(filters, layer.bias, layer.multipliers, layer.shifts, config)
         self._transfers = transfers

@@ -53,7 +53,8 @@ def test_one_run_per_input_and_the_json_of_them(tmp_path: Path, capsys: pytest.C
     assert (value["model"], value["preset"], value["device"]) == (str(model), "small", "golden")
     assert [entry["input"] for entry in value["runs"]] == [str(file) for file in files]
     for entry, file in zip(value["runs"], files, strict=True):
-        assert set(entry) == {"input", "outputs", "cycles", "wall_s", "exact"}
+        assert set(entry) == {"input", "outputs", "cycles", "wall_s", "exact", "loading"}
+        assert entry["loading"] is None
         expected = run_oracle(model, [np.load(file)])
         assert entry["outputs"] == [array.ravel().tolist() for array in expected]
         assert entry["exact"] is True
