@@ -41,6 +41,7 @@ class PlainDevice:
     """A few registers, and memory that can be compared; notes register writes."""
 
     name, memory_base, memory_bytes = "plain", BASE, SIZE
+    flash_base = flash_bytes = 0
     simulator: dict[str, Any] = {}  # noqa: RUF012 (as in Link)
 
     def __init__(self) -> None:
