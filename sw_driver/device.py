@@ -201,8 +201,8 @@ class Device:
             at = align(at + size, _WINDOW_ALIGNMENT)
         if at > self.link.memory_base + self.link.memory_bytes:
             image = 0 if self.from_flash else sizes[Window.IMAGE]
-            raise DeviceError(f"The program needs {at - self.link.memory_base} bytes of external memory (image {image}, "
-                              f"inputs {sizes[Window.INPUT]}, outputs {sizes[Window.OUTPUT]}, records "
+            raise DeviceError(f"The program needs {at - self.link.memory_base} bytes of external memory (image "
+                              f"{image}, inputs {sizes[Window.INPUT]}, outputs {sizes[Window.OUTPUT]}, records "
                               f"{sizes[Window.RECORD]}), the device has {self.link.memory_bytes}")
         for window, size in sizes.items():
             name = f"WINDOW{int(window)}_"

@@ -1,5 +1,9 @@
 """An SPI NOR flash as hardware, for simulations: mode 0, fast read and plain read, asleep until it is woken up."""
 
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportIndexIssue=false
+# Hardware, judged as that in hw is.
+
 from __future__ import annotations
 
 from typing import Any

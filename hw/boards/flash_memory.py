@@ -41,7 +41,7 @@ class FlashMemory(wiring.Component):
                              f"{PAGE_BYTES:#x}")
         if offset + size > 1 << ADDRESS_BITS or base + size > 1 << min(32, config.axi_address_bits):
             raise ValueError(f"Flash of {size:#x} bytes at {base:#x}, from {offset:#x} on: it must lie in "
-                             f"{ADDRESS_BITS} address bits of the flash and {min(32, config.axi_address_bits)} of the bus")
+                             f"{ADDRESS_BITS} address bits of the flash, {min(32, config.axi_address_bits)} of the bus")
         self.base = base
         self.size = size
         self.offset = offset
