@@ -41,7 +41,6 @@ SEED = "1"
 # `no_rw_check` where it joins a read port to its register, so that the two are taken apart first; without, it builds
 # a bypass for each bit of each block RAM.
 _READ = f"""read_rtlil {TOP}.il
-hierarchy -top {TOP}
 proc
 memory_nordff
 """
