@@ -18,7 +18,7 @@ from sw_driver.oracle import run_oracle
 from sw_driver.tflite.builder import TfliteBuilder
 from testbench.board_line import SimulatedBoard
 
-pytestmark = pytest.mark.rtl
+pytestmark = [pytest.mark.rtl, pytest.mark.slow]
 
 NANO = PRESETS["nano"]
 
