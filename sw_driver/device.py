@@ -19,6 +19,7 @@ from hw.contract.commands import (
     decode_records,
 )
 from hw.contract.config import FORMAT_VERSION, PRESETS, Config
+from hw.contract.flash import HEADER_BYTES, IMAGE_OFFSET, difference, flash_bytes
 from hw.contract.image import Loading, Port, Program
 from hw.contract.layouts import align
 from hw.contract.registers import ID, REGISTERS, Control, Error, Permission, Status, Window
@@ -32,6 +33,9 @@ from sw_driver.tensor_layouts import feed_bytes, result_array
 #: commands one after the other, for slow external memories; the device's own watchdog comes first.
 TIMEOUT_FACTOR = 20
 TIMEOUT_CYCLES = 1_000_000
+
+#: How much longer a program in flash may take: a beat comes from it every 128 cycles, or after a command.
+_FLASH_FACTOR = 16
 
 #: Reads of STATUS after a soft reset before the device is called dead.
 _RESET_POLLS = 10_000
@@ -70,11 +74,16 @@ class Device:
     link : how to reach it; closed with the device.
     config : what it must have been built with. None: whichever preset it says.
 
+    Attributes
+    ----------
+    from_flash : programs are not written to external memory, but must be in the device's flash; may be set.
+
     Raises DeviceError when what answers is not a Lacuna device of this version and configuration.
     """
 
     def __init__(self, link: Link, config: Config | None = None):
         self.link = link
+        self.from_flash = False
         self._written: bytes | None = None  # the image in external memory
         self._tag = 0  # that stands on the device, as far as is known; 0: none
         self._dirty = False
@@ -108,8 +117,8 @@ class Device:
         timeout_cycles : how long to wait for the interrupt; by default a generous estimate.
 
         Raises ImageError for a program of another configuration or version, InputError for arrays that don't fit,
-        DeviceError when the device stops with an error, DeviceTimeout when it does not stop at all. After any of
-        these the next run works.
+        DeviceError where the program does not fit or is not in the flash, or the device stops with an error,
+        DeviceTimeout when it does not stop at all. After any of these the next run works.
         """
         program.check(self.config)
         arrays = _match_inputs(program.inputs, inputs)
@@ -146,7 +155,9 @@ class Device:
         self._tag = 0
         self._dirty = True
         self._write("PROGRAM", 0 if loading is None else loading.offset)
-        cycles = expected_cycles(program, self.config, loading) if timeout_cycles is None else timeout_cycles
+        cycles = timeout_cycles
+        if cycles is None:
+            cycles = expected_cycles(program, self.config, loading) * (_FLASH_FACTOR if self.from_flash else 1)
         started = time.perf_counter()
         self._write("CONTROL", Control.START)
         self._wait(cycles)
@@ -206,24 +217,42 @@ class Device:
         if program.report.get("reads_output"):  # maps that are spilled there come back
             permissions[Window.OUTPUT] |= Permission.READ
         bases, at = {}, align(self.link.memory_base, _WINDOW_ALIGNMENT)
+        if self.from_flash:
+            self._require_flashed(program)
+            bases[Window.IMAGE] = self.link.flash_base + IMAGE_OFFSET
         for window, size in sizes.items():
+            if window in bases:
+                continue
             bases[window] = at
             at = align(at + size, _WINDOW_ALIGNMENT)
         if at > self.link.memory_base + self.link.memory_bytes:
+            image = 0 if self.from_flash else sizes[Window.IMAGE]
             raise DeviceError(f"The program needs {at - self.link.memory_base} bytes of external memory (image "
-                              f"{sizes[Window.IMAGE]}, inputs {sizes[Window.INPUT]}, outputs {sizes[Window.OUTPUT]}, "
-                              f"records {sizes[Window.RECORD]}), the device has {self.link.memory_bytes}")
+                              f"{image}, inputs {sizes[Window.INPUT]}, outputs {sizes[Window.OUTPUT]}, records "
+                              f"{sizes[Window.RECORD]}), the device has {self.link.memory_bytes}")
         for window, size in sizes.items():
             name = f"WINDOW{int(window)}_"
             self._write(name + "BASE", bases[window] & 0xFFFF_FFFF)
             self._write(name + "BASE_HIGH", bases[window] >> 32)
             self._write(name + "SIZE", align(size, 8))
             self._write(name + "PERMISSION", permissions[window])
-        if self._written != program.image:
+        if not self.from_flash and self._written != program.image:
             self._written = None
             self.link.write_memory(bases[Window.IMAGE], program.image)
             self._written = program.image
         return bases
+
+    def _require_flashed(self, program: Program) -> None:
+        """Raise DeviceError unless the program is what the flash holds."""
+        available, needed = self.link.flash_bytes, flash_bytes(program)
+        if not available:
+            raise DeviceError(f"The device behind link {self.link.name!r} has no flash to run a program from")
+        if needed > available:
+            raise DeviceError(f"The program needs {needed} bytes of flash, the device has {available} for programs")
+        found = difference(self.link.read_memory(self.link.flash_base, HEADER_BYTES), program)
+        if found is not None:
+            raise DeviceError(f"The flash does not hold this program, but {found}; write it with `lacuna compile "
+                              "--flash-out` and openFPGALoader")
 
     def _wait(self, cycles: int) -> None:
         try:

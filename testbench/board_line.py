@@ -24,6 +24,7 @@ from hw.bus.axi import verilog_ports
 from hw.contract.config import Config
 from sim import simulator
 from sim.build_cache import ROOT
+from testbench.flash_chip import BoardWithFlash
 
 _MAIN = "testbench/board_line.cpp"
 
@@ -34,6 +35,7 @@ class SimulatedBoard:
     Parameters
     ----------
     config : of the device. divisor : clock cycles per bit of the line. memory_bytes : as in BoardTop.
+    flash : content of the flash from FLASH_OFFSET on, its part for programs; None: there is no flash.
 
     Attributes
     ----------
@@ -42,9 +44,11 @@ class SimulatedBoard:
     Raises SimulatorError when it can't be built or started.
     """
 
-    def __init__(self, config: Config, *, divisor: int = 4, memory_bytes: int = 1 << 17):
+    def __init__(self, config: Config, *, divisor: int = 4, memory_bytes: int = 1 << 17,
+                 flash: bytes | None = None):
         baud = 1_000_000
-        top = BoardTop(config, clock_hz=divisor * baud, baud=baud, memory_bytes=memory_bytes)
+        sizes = {"clock_hz": divisor * baud, "baud": baud, "memory_bytes": memory_bytes}
+        top = BoardTop(config, **sizes) if flash is None else BoardWithFlash(config, flash, **sizes)
         with tempfile.TemporaryDirectory(prefix="lacuna-board-") as scratch:
             path = Path(scratch) / "board_top.v"
             path.write_text(verilog.convert(top, name="board_top", ports=verilog_ports(top), emit_src=False))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from amaranth import ClockDomain, Elaboratable, Module
+from amaranth import ClockDomain, Const, Elaboratable, Instance, Module
 from amaranth.lib import io
 
 from hw.boards.board_top import BoardTop
-from hw.boards.catalogue import Board
+from hw.boards.catalogue import Board, Flash
 from hw.boards.clocking import Clocking, dividers_of
 from hw.contract.config import preset
 
@@ -31,7 +31,8 @@ class PlatformTop(Elaboratable):
         self.dividers = dividers_of(board.family, board.oscillator_hz, board.clock_hz)
         self.clock_hz = round(self.dividers.clock_hz) if self.dividers else board.oscillator_hz
         self.top = BoardTop(preset(board.preset), clock_hz=self.clock_hz, baud=board.baud,
-                            memory_bytes=board.memory_bytes)
+                            memory_bytes=board.memory_bytes, flash_offset=board.flash.offset if board.flash else 0,
+                            flash_bytes=board.flash.size if board.flash else 0)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -48,7 +49,27 @@ class PlatformTop(Elaboratable):
                                                    strict=True):
             m.submodules[f"{name}_light"] = out = io.Buffer("o", platform.request(resource, number, dir="-"))
             m.d.comb += out.o.eq(light)
+        if self.board.flash is not None:
+            self._flash_pins(m, platform, self.board.flash)
         return m
+
+    def _flash_pins(self, m: Module, platform: Any, flash: Flash) -> None:
+        """The flash that the FPGA is configured from."""
+        top = self.top
+        pins = {pin.name: "-" for pin in platform.lookup(flash.resource, 0).ios}
+        chip = platform.request(flash.resource, 0, dir=pins)
+        m.submodules.flash_cs = cs = io.Buffer("o", chip.cs)
+        m.submodules.flash_copi = copi = io.Buffer("o", chip.copi)
+        m.submodules.flash_cipo = cipo = io.Buffer("i", chip.cipo)
+        m.d.comb += [cs.o.eq(top.flash_cs), copi.o.eq(top.flash_copi), top.flash_cipo.eq(cipo.i)]
+        for name in ("wp", "hold"):  # neither write protection nor hold
+            if name in pins:
+                m.submodules[f"flash_{name}"] = io.Buffer("o", getattr(chip, name))
+        if "clk" in pins:
+            m.submodules.flash_clk = clk = io.Buffer("o", chip.clk)
+            m.d.comb += clk.o.eq(top.flash_clk)
+        else:  # an ECP5's configuration clock
+            m.submodules.flash_clk = Instance("USRMCLK", i_USRMCLKI=top.flash_clk, i_USRMCLKTS=Const(0))
 
 
 def design_files(board: Board) -> dict[str, str]:

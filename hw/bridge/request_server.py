@@ -33,7 +33,7 @@ class RequestServer(wiring.Component):
     Parameters
     ----------
     memory_base, memory_bytes : external memory that a host may use; multiples of 8.
-    clock_hz : of this device's clock.
+    clock_hz : of this device's clock. flash_base, flash_bytes : memory that can't be written; 0 bytes: none.
 
     Members
     -------
@@ -41,8 +41,10 @@ class RequestServer(wiring.Component):
     registers : AXI4-Lite, seen from the bridge. memory : external memory. irq : the device's interrupt line.
     """
 
-    def __init__(self, *, memory_base: int, memory_bytes: int, clock_hz: int):
-        self.hello = (PROTOCOL | PAYLOAD_MAX << 32, memory_base, memory_bytes | clock_hz << 32)
+    def __init__(self, *, memory_base: int, memory_bytes: int, clock_hz: int, flash_base: int = 0,
+                 flash_bytes: int = 0):
+        self.hello = (PROTOCOL | PAYLOAD_MAX << 32, memory_base, memory_bytes | clock_hz << 32,
+                      flash_base | flash_bytes << 32)
         assert WORD_BYTES * len(self.hello) == HELLO_BYTES
         super().__init__({
             "i": In(stream.Signature(SYMBOL)),

@@ -18,7 +18,7 @@ class ByteBridge(wiring.Component):
 
     Parameters
     ----------
-    clock_hz, memory_base, memory_bytes : as in RequestServer.
+    clock_hz, memory_base, memory_bytes, flash_base, flash_bytes : as in RequestServer.
 
     Members
     -------
@@ -26,8 +26,10 @@ class ByteBridge(wiring.Component):
     registers : AXI4-Lite of the device. memory : external memory. irq : its interrupt line.
     """
 
-    def __init__(self, *, clock_hz: int, memory_base: int, memory_bytes: int):
-        self.server = RequestServer(memory_base=memory_base, memory_bytes=memory_bytes, clock_hz=clock_hz)
+    def __init__(self, *, clock_hz: int, memory_base: int, memory_bytes: int, flash_base: int = 0,
+                 flash_bytes: int = 0):
+        self.server = RequestServer(memory_base=memory_base, memory_bytes=memory_bytes, clock_hz=clock_hz,
+                                    flash_base=flash_base, flash_bytes=flash_bytes)
         super().__init__({
             "i": In(stream.Signature(unsigned(8))),
             "o": Out(stream.Signature(unsigned(8))),
@@ -57,16 +59,18 @@ class UartBridge(wiring.Component):
     Parameters
     ----------
     clock_hz : of the clock that it runs with. baud : of the line, 8 data bits, no parity, one stop bit.
-    memory_base, memory_bytes : external memory that a host may use; multiples of 8.
+    memory_base, memory_bytes, flash_base, flash_bytes : as in RequestServer.
 
     Members
     -------
     rx, tx : the line. registers, memory, irq : as in ByteBridge.
     """
 
-    def __init__(self, *, clock_hz: int, baud: int, memory_base: int, memory_bytes: int):
+    def __init__(self, *, clock_hz: int, baud: int, memory_base: int, memory_bytes: int, flash_base: int = 0,
+                 flash_bytes: int = 0):
         self.divisor = divisor_of(clock_hz, baud)
-        self.bridge = ByteBridge(clock_hz=clock_hz, memory_base=memory_base, memory_bytes=memory_bytes)
+        self.bridge = ByteBridge(clock_hz=clock_hz, memory_base=memory_base, memory_bytes=memory_bytes,
+                                 flash_base=flash_base, flash_bytes=flash_bytes)
         super().__init__({
             "rx": In(1, init=1),
             "tx": Out(1, init=1),

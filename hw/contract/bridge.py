@@ -13,12 +13,15 @@ before it is not carried out again, but answered again: nothing happens twice. H
 
     request          length           address   payload    payload of the reply
     HELLO            0                0                    u32 PROTOCOL, u32 largest payload, u64 memory base,
-                                                           u32 memory bytes, u32 clock in Hz
+                                                           u32 memory bytes, u32 clock in Hz,
+                                                           u32 flash base, u32 flash bytes (0: none)
     READ_REGISTER    0                register             u32 value
     WRITE_REGISTER   4                register  u32 value
     READ_MEMORY      bytes            memory               the bytes
     WRITE_MEMORY     bytes            memory    the bytes
     POLL             0                0                    u32 interrupt line, u32 cycles (a counter that never stops)
+
+The flash is the part of a board's flash that the device can read, as memory that can't be written.
 
 Memory is accessed in units of 8 bytes: address and length are multiples of 8, length is not 0.
 """
@@ -28,7 +31,7 @@ from __future__ import annotations
 import enum
 
 #: Version of this protocol.
-PROTOCOL = 1
+PROTOCOL = 2
 
 FLAG = 0x7E
 ESCAPE = 0x7D
@@ -43,7 +46,7 @@ CRC_BYTES = 4
 PAYLOAD_MAX = 256
 
 #: Bytes of the reply to HELLO.
-HELLO_BYTES = 24
+HELLO_BYTES = 32
 
 
 class Ask(enum.IntEnum):

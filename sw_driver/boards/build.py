@@ -41,7 +41,6 @@ SEED = "1"
 # first; without, it builds a bypass for each bit of each block RAM. abc9 knows the delays of carry chains and wide
 # multiplexers: a tenth fewer LUTs than abc, on shorter paths.
 _READ = f"""read_rtlil {TOP}.il
-hierarchy -top {TOP}
 proc
 memory_nordff
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hw.contract.config import preset
+from hw.contract.flash import flash_bytes, flash_content
 from sw_driver.c.export import program_header
 from sw_driver.command_line.memory_plan import memory_plan
 from sw_driver.command_line.output import require_writable, wide_console, write_file, write_json
@@ -17,6 +18,7 @@ def handle(options: argparse.Namespace) -> int:
     require_writable(options.output)
     require_writable(options.json)
     require_writable(options.c_header)
+    require_writable(options.flash_out)
     program = compile_model(options.model, options.preset, folding=options.folding, weights=options.weights,
                             bandwidth=options.bandwidth)
     data = program.to_bytes()
@@ -25,6 +27,8 @@ def handle(options: argparse.Namespace) -> int:
         write_file(options.output, data)
     if options.c_header is not None:
         write_file(options.c_header, header.encode())
+    if options.flash_out is not None:
+        write_file(options.flash_out, flash_content(program))
     if options.json is not None:
         write_json(options.json, {
             "model": str(options.model),
@@ -60,4 +64,6 @@ def handle(options: argparse.Namespace) -> int:
         wide_console().print(memory_plan(program))
     if options.c_header is not None:
         print(f"{options.c_header}: the program as `lacuna_program {options.c_header.stem}`")
+    if options.flash_out is not None:
+        print(f"{options.flash_out}: {flash_bytes(program):,} bytes for a board's flash")
     return 0

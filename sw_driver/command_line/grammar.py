@@ -77,6 +77,9 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--reference", type=Path, metavar="MODEL",
                      help="TFLite file to compare a compiled program with; a TFLite MODEL is compared with itself")
     _add_folding(run)
+    run.add_argument("--flash", action="store_true",
+                     help="run the program from the board's flash, where `lacuna compile --flash-out` and "
+                          "openFPGALoader put it; with --device uart:PORT")
     simulation = run.add_argument_group("simulation", "with --device rtl")
     simulation.add_argument("--simulator", choices=SIMULATORS, default="verilator",
                             help="icarus is slow, for small presets (default: verilator)")
@@ -118,6 +121,8 @@ def _add_compile(commands: Any) -> None:
     compile_.add_argument("--c-header", type=Path, metavar="OUT.h",
                           help="also write the program as C data for the C driver (lacuna.h); the variable is called "
                                "like the file")
+    compile_.add_argument("--flash-out", type=Path, metavar="OUT.bin",
+                          help="also write what a board's flash must hold to run the program from there")
     compile_.add_argument("--memory-plan", action="store_true",
                           help="print where every feature map lies, and from which layer to which")
     _add_json(compile_, "what the compiler did")

@@ -65,6 +65,7 @@ def handle(options: argparse.Namespace) -> int:
     with console.status(f"Opening device {options.device}") as status:
         tell = status.update if console.is_terminal else _Log()
         with _open(options, config, tell) as device:
+            device.from_flash = options.flash
             for index, inputs in enumerate(runs):
                 label = input_label(options.inputs, index, len(runs))
                 status.update(f"Running {label if isinstance(label, str) else ', '.join(label)}")
@@ -111,6 +112,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise Failure("--waves-commands says which commands to record: it needs --waves FILE")
     if options.flash_latency is not None and options.flash_bandwidth is None:
         raise Failure("--flash-latency is that of a second memory: it needs --flash-bandwidth BYTES")
+    if options.flash and not options.device.startswith("uart:"):
+        raise Failure("--flash is for a board with a flash: it needs --device uart:PORT")
     if options.device != "rtl" and options.flash_bandwidth is not None:
         raise Failure("--flash-bandwidth is for the simulated external memory: it needs --device rtl")
     if options.device != "rtl" and options.waves is not None:

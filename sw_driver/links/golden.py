@@ -40,6 +40,7 @@ class GoldenLink:
     """
 
     name = "golden"
+    flash_base = flash_bytes = 0
     memory_base = 0
 
     def __init__(self, config: Config, *, memory_bytes: int = 32 << 20, check: bool = True, timing: bool = True):

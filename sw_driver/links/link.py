@@ -20,12 +20,15 @@ class Link(Protocol):
     ----------
     name : "golden", "rtl", ...
     memory_base, memory_bytes : the part of the device's external memory that the driver may use.
+    flash_base, flash_bytes : memory of the device that can only be read, and holds a program; 0 bytes: none.
     simulator : {"name", "version"} of the simulator behind the link; empty for real hardware.
     """
 
     name: str
     memory_base: int
     memory_bytes: int
+    flash_base: int
+    flash_bytes: int
     simulator: dict[str, Any]
 
     def read_register(self, address: int) -> int:

@@ -48,6 +48,7 @@ class MemoryMappedLink:
     """
 
     name = "uio"
+    flash_base = flash_bytes = 0
 
     def __init__(self, registers: mmap.mmap, memory: mmap.mmap, memory_base: int, *,
                  interrupt_file: int | None = None, place: str = "", files: tuple[int, ...] = ()):

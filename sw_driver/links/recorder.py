@@ -19,6 +19,7 @@ class RecordingLink:
         self.name = link.name
         self.memory_base = link.memory_base
         self.memory_bytes = link.memory_bytes
+        self.flash_base, self.flash_bytes = link.flash_base, link.flash_bytes
         self.simulator = link.simulator
         self.requests: list[tuple[str, int, int | bytes]] = []
 

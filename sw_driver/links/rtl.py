@@ -34,6 +34,7 @@ class RtlLink:
     """
 
     name = "rtl"
+    flash_base = flash_bytes = 0
     memory_base = 0
 
     def __init__(self, address: str | Path, session: Session | None = None) -> None:

@@ -20,7 +20,7 @@ SILENCE_S = 0.25
 #: Bytes from the line, in full replies, after which a request is sent again: noise must not hold it up for ever.
 _NOISE_REPLIES = 4
 
-_HELLO = struct.Struct("<IIQII")
+_HELLO = struct.Struct("<IIQIIII")
 
 _PURPOSE = {
     Answer.BUS_ERROR: "the device answered the register access with an error",
@@ -66,8 +66,8 @@ class UartLink:
 
     Attributes
     ----------
-    retries : requests that were sent again. clock_hz : of the device. name, simulator, memory_base, memory_bytes : as
-        in Link.
+    retries : requests that were sent again. clock_hz : of the device. name, simulator, memory_base, memory_bytes,
+        flash_base, flash_bytes : as in Link.
 
     Raises LinkError when no bridge answers.
     """
@@ -84,7 +84,8 @@ class UartLink:
         try:
             self._receive_rest()
             payload = self._request(Ask.HELLO, expected=HELLO_BYTES)
-            version, self._payload_max, self.memory_base, self.memory_bytes, self.clock_hz = _HELLO.unpack(payload)
+            (version, self._payload_max, self.memory_base, self.memory_bytes, self.clock_hz, self.flash_base,
+             self.flash_bytes) = _HELLO.unpack(payload)
             if version != PROTOCOL:
                 raise LinkError(f"The bridge at {place} speaks version {version} of the protocol, this driver "
                                 f"{PROTOCOL}; build the board from the same version of Lacuna")
@@ -150,7 +151,8 @@ class UartLink:
 
     def _require_place(self, address: int, length: int) -> None:
         end = self.memory_base + self.memory_bytes
-        if address % 8 or length % 8 or not (self.memory_base <= address and address + length <= end):
+        in_flash = self.flash_base <= address and address + length <= self.flash_base + self.flash_bytes
+        if address % 8 or length % 8 or not (in_flash or (self.memory_base <= address and address + length <= end)):
             raise LinkError(f"External memory has bytes {self.memory_base:#x} to {end - 1:#x} in units of 8, not "
                             f"{length} bytes at {address:#x}")
 

@@ -41,6 +41,7 @@ class PlainDevice:
     """A few registers, and memory that can be compared; notes register writes."""
 
     name, memory_base, memory_bytes = "plain", BASE, SIZE
+    flash_base = flash_bytes = 0
     simulator: dict[str, Any] = {}  # noqa: RUF012 (as in Link)
 
     def __init__(self) -> None:
@@ -386,7 +387,7 @@ def test_bridge_of_another_version(rng):
     bridge = byte_bridge()
     bridge.server.hello = (99, *bridge.server.hello[1:])
     port = SimulatedPort(bridge, PlainDevice(), rng)
-    with pytest.raises(LinkError, match="speaks version 99 of the protocol, this driver 1"):
+    with pytest.raises(LinkError, match="speaks version 99 of the protocol, this driver 2"):
         UartLink(port)
     assert port.closed
 

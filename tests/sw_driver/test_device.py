@@ -8,6 +8,7 @@ import pytest
 import lacuna
 from hw.contract.commands import COMMAND_BYTES
 from hw.contract.config import PRESETS
+from hw.contract.flash import flash_bytes, flash_content
 from hw.contract.registers import REGISTERS, Error, Status
 from sw_driver.links.golden import GoldenLink
 from sw_driver.links.link import InterruptTimeout
@@ -188,6 +189,31 @@ def test_too_little_external_memory(program, x, link):
     link.memory_bytes = 4096
     with pytest.raises(lacuna.DeviceError, match=r"needs \d+ bytes of external memory .* the device has 4096"):
         lacuna.Device(link).run(program, x)
+
+
+def test_a_program_in_flash(program, x):
+    """It runs from there, with next to no external memory of its own; anything else in the flash is refused."""
+    link = GoldenLink(PRESETS[PRESET])
+    expected = lacuna.Device(link).run(program, x).output
+    device = lacuna.Device(link)
+    device.from_flash = True
+    with pytest.raises(lacuna.DeviceError, match="has no flash"):
+        device.run(program, x)
+    link.flash_base, link.flash_bytes = 1 << 20, flash_bytes(program)
+    with pytest.raises(lacuna.DeviceError, match="does not hold this program, but no program"):
+        device.run(program, x)
+    content = flash_content(program)
+    link.write_memory(link.flash_base, content.ljust(-(-len(content) // 8) * 8, b"\xff"))
+    link.memory_bytes = 3 * 4096
+    assert np.array_equal(device.run(program, x).output, expected)
+    with pytest.raises(lacuna.DeviceError, match=r"needs \d+ bytes of external memory"):
+        lacuna.Device(link).run(program, x)
+    other = dataclasses.replace(program, image=program.image[:-1] + bytes([program.image[-1] ^ 1]))
+    with pytest.raises(lacuna.DeviceError, match="does not hold this program, but another program"):
+        device.run(other, x)
+    link.flash_bytes = flash_bytes(program) - 8
+    with pytest.raises(lacuna.DeviceError, match=r"needs \d+ bytes of flash"):
+        device.run(program, x)
 
 
 def test_public_names():
