@@ -16,7 +16,8 @@ from hw.ports import READ_LATENCY
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
 TAG_BITS = 7
 WORD_READERS, LATE_READERS, WRITERS = ("skip", "store"), ("a", "b"), ("results", "load", "vector")
-TWO_BANKS = Config("two banks", rows=2, lanes=8, pixels_per_row=2, requantise_lanes=2, fetch_ports=2,
+TWO_BANKS = Config("two banks", rows=2, lanes=8, pixels_per_row=2, requantise_lanes=2, depthwise_lanes=2,
+                   fetch_ports=2,
                    feature_bytes=4096, feature_banks=2, weight_bytes=4096, weight_maps=64, parameter_channels=64,
                    mask_words=16)
 CONFIGS = {"nano": preset("nano"), "small": preset("small"), "large": preset("large"), "two banks": TWO_BANKS}

@@ -81,7 +81,9 @@ def test_expected_is_near_what_activations_give(rng, name):
                 work = random_work(rng, config, height, width, input_blocks, output_blocks, kernel, unrolling, density)
                 shape = {"pixels": height * width, "kernel_tiles": kernel * kernel * input_blocks,
                          "output_blocks": output_blocks, "unrolling": unrolling}
-                guess = expected(config, **shape, density=density, words_per_tap=float((work.banks != 0).mean()))
+                guess = expected(config, pixels=height * width, kernel_tiles=shape["kernel_tiles"],
+                                 output_blocks=output_blocks, unrolling=unrolling, density=density,
+                                 words_per_tap=float((work.banks != 0).mean()))
                 assert guess == pytest.approx(convolution(work, config), rel=0.2), (name, shape, density)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lacuna
-from hw.contract.commands import COMMAND_BYTES
+from hw.contract.commands import COMMAND_BYTES, Opcode, fields
 from hw.contract.config import PRESETS
 from hw.contract.flash import flash_bytes, flash_content
 from hw.contract.registers import REGISTERS, Error, Status
@@ -160,7 +160,9 @@ def test_an_error_names_command_and_layer_and_the_next_run_works(program, x, lin
     np.testing.assert_array_equal(device.run(program, x).output, expected)
 
     damaged = bytearray(program.image)
-    damaged[index * COMMAND_BYTES + 16] = 0  # kernel_height
+    names = [field.name for field in fields(Opcode.MAX_POOL)]
+    before = fields(Opcode.MAX_POOL)[: names.index("kernel_height")]
+    damaged[index * COMMAND_BYTES + sum(field.bits for field in before) // 8] = 0
     bad.image = bytes(damaged)
     with pytest.raises(lacuna.DeviceError, match=rf"BAD_COMMAND at command {index} \(MAX_POOL, layer 'second'\)"):
         device.run(bad, x)
