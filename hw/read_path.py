@@ -191,7 +191,8 @@ class BytePath(_Path):
         takes = []
         for i in range(banks):
             take = Signal(lanes, name=f"takes_{i}", reset_less=True)
-            m.d.sync += take.eq(Cat(Mux(shift_1 > j, second_asked[i], first_asked[i]) for j in range(lanes)))
+            m.d.sync += take.eq(Cat(*(Mux(shift_1 > j, second_asked[i], first_asked[i]) for j in range(lanes - 1)),
+                                    first_asked[i]))
             takes.append(list(take))
         selected = self._parts(m, takes)
         # Cycle 4: the first byte goes near lane 0, by four digits of its place: again registers that are cleared, one

@@ -208,14 +208,15 @@ class ActivationFetch(wiring.Component):
         bounded = []  # for each port: whether there is a word to send, and its request
         for i in range(ports):
             pixel_index = Signal(index_bits, name=f"pixel_index_{i}")
-            tag = Signal(tag_layout, name=f"tag_{i}")
+            tag, tile_last = Signal(tag_layout, name=f"tag_{i}"), Signal(name=f"tile_last_{i}")
             m.d.comb += [
                 pixel_index.eq(pair | i),  # two at once, `pair` is even
                 tag.exists.eq((pixel_index < scanned) & ~single if i else 1),
                 tag.fetch.eq(pixel_index < pixels),
                 tag.pixel.eq(pixel_index >> groups_log2),
-                tag.tile_last.eq(pixel_index >= final_round),
-                tag.wave_last.eq(tag.tile_last & block_last & x_last & y_last),
+                tile_last.eq(pixel_index >= final_round),
+                tag.tile_last.eq(tile_last),
+                tag.wave_last.eq(tile_last & block_last & x_last & y_last),
                 tag.word_last.eq(block_last),
                 tag.last_group.eq(last_group),
                 tag.others.eq(others),

@@ -32,9 +32,9 @@ class BeatMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(
+        m.submodules.beats = beats = Memory(
             shape=unsigned(8 * BEAT_BYTES), depth=self.depth, init=[], attrs={"no_rw_check": 1})
-        write_port, read_port = memory.write_port(), memory.read_port(domain="comb")
+        write_port, read_port = beats.write_port(), beats.read_port(domain="comb")
         m.d.comb += [
             write_port.en.eq(self.write.enable),
             write_port.addr.eq(self.write.address),

@@ -121,7 +121,7 @@ class Dilate(wiring.Component):
         kept_bits, kept_bytes = Signal(8), Signal(8)
         m.d.comb += [
             kept_bits.eq(Mux(trim, Cat(Const(1, 1), (target_end >= i for i in range(1, 8))), 0)),
-            kept_bytes.eq(Cat(Mux(trim, target_byte != i, ~drop | (target_byte >= i)) for i in range(8))),
+            kept_bytes.eq(Cat(Mux(trim, target_byte != i, ~drop | (target_byte >= i) if i else 1) for i in range(8))),
         ]
         written, gather = Signal(), Signal()
         kept = Signal(MASK_WORD_BITS)

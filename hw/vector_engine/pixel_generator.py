@@ -116,7 +116,8 @@ class PixelGenerator(wiring.Component):
         within_row = Cat(Const(1, 1), (settings.last_pixel[:3] >= i for i in range(1, 8)))
         m.d.comb += [
             found.eq(Cat(
-                (every | word.word_select(i, 8).any()) & (~word_last | (settings.last_pixel[3:column_bits] >= i))
+                (every | word.word_select(i, 8).any())
+                & (~word_last | (settings.last_pixel[3:column_bits] >= i) if i else 1)
                 for i in range(bytes_per_word))),
             lowest.eq(_lowest(bytes_left)),
             cut.eq(source_last & (lowest & last_byte).any()),

@@ -85,6 +85,8 @@ class UnitWindow(wiring.Component):
         passed = Signal(range(2 * beat_units))
         free = Signal()
         first_valid_next, second_valid_next = Signal(), Signal()
+        # Whether the first beat alone has as many units as may be taken; always, where these are few.
+        in_first = passed[:log] <= beat_units - self.most if self.most > 1 else 1
         m.d.comb += [
             passed.eq(offset + Mux(self.enough, self.count, 0)),
             free.eq(passed[log] | ~first_valid),
@@ -100,7 +102,7 @@ class UnitWindow(wiring.Component):
         m.d.sync += [
             offset.eq(passed),
             first_valid.eq(first_valid_next),
-            self.enough.eq(first_valid_next & (second_valid_next | (passed[:log] <= beat_units - self.most))),
+            self.enough.eq(first_valid_next & (second_valid_next | in_first)),
         ]
         with m.If(free):
             m.d.sync += [first.eq(second), first_last.eq(second_last), first_units.eq(second_units)]
