@@ -84,6 +84,7 @@ class LoadEngine(wiring.Component):
     Members
     -------
     engine : commands, counters, error.
+    progress : a compressed block has moved on.
     bus : the read client.
     feature, weight, map, mask, parameter : the memories that it fills.
     """
@@ -92,6 +93,7 @@ class LoadEngine(wiring.Component):
         self.config = config
         super().__init__({
             "engine": Out(EnginePort(Engine.LOAD)),
+            "progress": Out(1),
             "bus": Out(ReadClient(config)),
             "feature": Out(WritePort(config)),
             "weight": Out(MemoryWrite(config.weight_words, 8 * config.weight_word_bytes)),
@@ -264,6 +266,7 @@ class LoadEngine(wiring.Component):
         gathered = stream.Signature(unsigned(config.axi_data_bits)).create()
         block = weights.block.payload
         of_block = Signal()
+        m.d.sync += self.progress.eq(weights.moved)
         m.d.comb += [
             gathered.payload.eq(raw.payload),
             of_block.eq(block_left != 0),

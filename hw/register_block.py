@@ -144,7 +144,7 @@ class RegisterBlock(wiring.Component):
         m.d.comb += acts.eq(write & (write_word == REGISTERS["CONTROL"].address // 4) & strobe[0])
         for member, bit in ((control.start, Control.START), (control.soft_reset, Control.SOFT_RESET),
                             (control.acknowledge, Control.ACKNOWLEDGE)):
-            m.d.comb += member.eq(acts & (write_data & bit).any())
+            m.d.sync += member.eq(acts & (write_data & bit).any())  # with the response: much hangs on these
 
         # ---- read ---------------------------------------------------------------------------------------------
         values: dict[str, Any] = {

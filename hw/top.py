@@ -70,7 +70,7 @@ class Lacuna(wiring.Component):
         connect(m, load.bus, bus.load)
         connect(m, store.bus, bus.store)
         # Decoding weights, the load engine may write for long without a word from the bus.
-        m.d.comb += sequencer.progress.eq(conv.progress | vector.progress | load.weight.enable)
+        m.d.comb += sequencer.progress.eq(conv.progress | vector.progress | load.progress)
 
         # ---- memories: load fills them, the engines read --------------------------------------------------
         m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes, readers=2)

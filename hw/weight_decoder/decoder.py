@@ -51,7 +51,7 @@ class WeightDecoder(wiring.Component):
     block : what to decode; stable until it is taken, when the block is complete, good, and all of it was taken.
     beats : the block's beats, of `beat_units`, the first unit lowest; no others are taken.
     word, word_valid : of the weight store, in one cycle. entry, entry_valid : of the map memory.
-    failed : the block is damaged; until a reset.
+    building : a part of a symbol table is written. failed : the block is damaged; until a reset.
     """
 
     def __init__(self, config: Config):
@@ -64,6 +64,7 @@ class WeightDecoder(wiring.Component):
             "word_valid": Out(1),
             "entry": Out(64),
             "entry_valid": Out(1),
+            "building": Out(1),
             "failed": Out(1),
         })
 
@@ -107,6 +108,7 @@ class WeightDecoder(wiring.Component):
             builder.standard.eq(control.header.standard),
             control.bin_wanted.eq(builder.bins.ready), control.built.eq(builder.done),
             control.unbuildable.eq(builder.failed),
+            self.building.eq(builder.table.enable.any()),
             assembler.log_width.eq(control.log_width), check.drop_log.eq(control.log_width),
         ]
         wiring.connect(m, walker.tiles, control.tiles)

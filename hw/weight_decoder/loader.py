@@ -29,6 +29,7 @@ class WeightLoader(wiring.Component):
     block : what to decode; taken when all of it is written.
     beats : the block's beats; no others are offered. last : it is the last one.
     weight, map : the memories.
+    moved : a word, or a part of a symbol table, is written.
     failed : the block is damaged, or has more row maps than the map memory; until a reset.
     """
 
@@ -46,6 +47,7 @@ class WeightLoader(wiring.Component):
             "last": In(1),
             "weight": Out(weight),
             "map": Out(maps),
+            "moved": Out(1),
             "failed": Out(1),
         })
 
@@ -75,6 +77,7 @@ class WeightLoader(wiring.Component):
             self.weight.data.eq(decoder.word),
             self.map.enable.eq(decoder.entry_valid & self.write_maps),
             self.map.data.eq(decoder.entry),
+            self.moved.eq(decoder.word_valid | decoder.building),
             self.failed.eq(decoder.failed | overflow),
         ]
         with m.If(self.begin):
