@@ -164,8 +164,8 @@ class Sequencer(wiring.Component):
             control.completed.eq(control.completed + records.written),
         ]
         m.d.comb += [residency.start.eq(accepted), residency.forget.eq(control.soft_reset)]
-        with m.If(accepted):
-            m.d.sync += [control.cycles.eq(1), control.dispatched.eq(0), control.completed.eq(0)]
+        with m.If(accepted):  # the strobe comes a cycle after the doorbell
+            m.d.sync += [control.cycles.eq(2), control.dispatched.eq(0), control.completed.eq(0)]
 
         # ---- errors: the first one counts; of those of one cycle, the first of the list -----------------------------
         names = [e.name.lower() for e in Engine]
