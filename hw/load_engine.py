@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl import Value
 from amaranth.lib import data, stream, wiring
@@ -77,9 +75,13 @@ class Remainder(wiring.Component):
 class LoadEngine(wiring.Component):
     """Executes LOAD commands, one beat per cycle; entry addresses wrap around at the end of their memory.
 
+    While a command's data are written, the next one is checked and asks for its own, and a compressed block may already
+    wait in front of the weight decoder: neither memory nor the decoder waits from one command to the next. Commands
+    write in their order all the same.
+
     A command with a field outside its limits is refused with BAD_COMMAND before anything of it is done; what
-    the bus or a window refuses is reported with its own code, damaged weights with WEIGHT_STREAM. After an error
-    the engine waits for a reset.
+    the bus or a window refuses is reported with its own code, damaged weights with WEIGHT_STREAM; each when the command
+    before is complete. After an error the engine waits for a reset.
 
     Members
     -------
@@ -105,13 +107,14 @@ class LoadEngine(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         config, bus = self.config, self.bus
-        command = data.View(command_layout(Opcode.LOAD), self.engine.command.payload)
+        layout = command_layout(Opcode.LOAD)
+        command = data.View(layout, self.engine.command.payload)  # the next one
+        current = Signal(layout)  # the one whose data are written
         counters = self.engine.counters
         most_beats = max(entry_beats(config, space) for space in Space)
 
         # ---- limits of the fields; the payload is stable, so that the verdict may be registered ----------------
         whole_entries = Signal()
-        last_of_entry = Signal(range(most_beats))  # beats of an entry less one
         target = Signal.like(command.space)  # of the beats that are not a block
         plain_length = Signal(32)  # their bytes
         compressed, without_maps = Signal(), Signal()
@@ -126,10 +129,7 @@ class LoadEngine(wiring.Component):
                 beats = entry_beats(config, space)
                 twos = (beats & -beats).bit_length() - 1  # the rest of a divisor is the Remainder's
                 with m.Case(space):
-                    m.d.comb += [
-                        whole_entries.eq(plain_length[: 3 + twos] == 0),
-                        last_of_entry.eq(beats - 1),
-                    ]
+                    m.d.comb += whole_entries.eq(plain_length[: 3 + twos] == 0)
         raw_acceptable, block_acceptable, acceptable = Signal(), Signal(), Signal()
 
         def within(value: Value, least: int, most: int) -> Value:
@@ -163,135 +163,162 @@ class LoadEngine(wiring.Component):
                 remainder_known.eq(remainder.done | other_space),
                 multiple.eq(remainder.zero | other_space),
             ]
-
-        # ---- the course of a command --------------------------------------------------------------------------
-        skipped = Signal(3)  # bytes of the first beat before a block
-        beats = Signal(29)
-        m.d.comb += [
-            skipped.eq(command.offset[:3]),
-            beats.eq((command.length + skipped + BEAT_BYTES - 1) >> 3),
-        ]
-        plain_beats = Signal(29)  # behind a block; all of them, without one
-        block_left = Signal(29)
-        plain_left = Signal(29)
-        block_written = Signal()
-        awaited = Signal()  # a beat
-        m.d.comb += [
+        beats = Signal(29)  # of the block; of a command without one, all
+        plain_beats = Signal(29)  # behind the block; all, without one
+        m.d.sync += [
+            beats.eq((command.length + command.offset[:3] + BEAT_BYTES - 1) >> 3),
             plain_beats.eq(plain_length[3:]),
-            awaited.eq((block_left != 0) | (plain_left != 0)),
         ]
-        entry_valid = Signal()  # a whole entry waits to be written
+
+        # ---- beats, counted as they come: the current command's, then those of the next one's block ------------
+        busy = Signal()  # there is a current command
+        take = Signal()  # the next command becomes the current one
+        ahead = Signal()  # beats of the next one's block are counted
+        count_ahead = Signal()
+        block, plain = (Signal(data.StructLayout({"left": 29, "some": 1, "last": 1}), name=name)
+                        for name in ("block", "plain"))
         accept = Signal()  # a beat is taken from the bus
-        m.d.comb += [
-            bus.request.payload.window.eq(command.window),
-            bus.request.payload.offset.eq(Cat(Const(0, 3), command.offset[3:])),
-            bus.request.payload.length.eq(Cat(Const(0, 3), beats)),
-            self.engine.error.eq(bus.error),
-        ]
+        awaited = Signal()  # one of the current command
+        m.d.comb += awaited.eq((block.some & ~ahead) | plain.some)
+
+        def count_down(beats) -> None:
+            m.d.sync += [beats.left.eq(beats.left - 1), beats.last.eq(beats.left == 2), beats.some.eq(~beats.last)]
+
+        def count_from(beats, number: Value, enable: Value) -> None:
+            m.d.sync += [beats.left.eq(number), beats.last.eq(number == 1), beats.some.eq(enable)]
+
         with m.If(accept):
-            m.d.sync += counters.beats.eq(counters.beats + 1)
-            with m.If(block_left != 0):
-                m.d.sync += block_left.eq(block_left - 1)
+            with m.If(block.some):
+                count_down(block)
             with m.Else():
-                m.d.sync += plain_left.eq(plain_left - 1)
+                count_down(plain)
+        with m.If((take & ~ahead) | count_ahead):
+            count_from(block, beats, compressed)
+        with m.If(take):
+            count_from(plain, plain_beats, plain_beats != 0)
+            m.d.sync += [current.eq(command), busy.eq(1), ahead.eq(0), counters.stalled.eq(0),
+                         counters.beats.eq(Mux(compressed, beats, 0) + plain_beats)]
+        with m.Elif(count_ahead):
+            m.d.sync += ahead.eq(1)
+        with m.If(awaited & ~bus.data.valid):
+            m.d.sync += counters.stalled.eq(counters.stalled + 1)
 
-        def working(then: Callable[[], None]) -> None:
-            """Beats are under way; `then` unless the bus or the decoder has failed."""
-            m.d.comb += weights.block.valid.eq(compressed & ~block_written)
-            with m.If(weights.block.ready):
-                m.d.sync += block_written.eq(1)
-            with m.If(awaited & ~bus.data.valid):
-                m.d.sync += counters.stalled.eq(counters.stalled + 1)
-            with m.If(bus.error.valid):
-                m.next = "FAILED"
-            with m.Elif(weights.failed):
-                m.d.comb += [
-                    self.engine.error.valid.eq(1),
-                    self.engine.error.code.eq(Error.WEIGHT_STREAM),
-                    self.engine.error.address.eq(command.offset),
-                ]
-                m.next = "FAILED"
-            with m.Else():
-                then()
-
-        def parameters() -> None:
-            m.d.comb += bus.request.valid.eq(1)
-            with m.If(bus.request.ready):
-                m.next = "DATA"
-
-        def finish() -> None:
-            with m.If(~awaited & ~entry_valid & (block_written | weights.block.ready | ~compressed)):
-                m.d.comb += self.engine.command.ready.eq(1)
-                m.next = "IDLE"
-
-        m.submodules.weights = weights = WeightLoader(config)
+        # ---- the next command: checked, asked for, taken once the current one is complete -----------------------
+        parameters_wanted = Signal()  # those behind the current command's block are not asked for yet
+        asked = Signal()  # the last that was asked for is the next command's
+        failed = Signal()
+        m.d.comb += [
+            bus.request.payload.window.eq(Mux(parameters_wanted, current.window, command.window)),
+            bus.request.payload.offset.eq(Mux(
+                parameters_wanted, current.parameter_offset, Cat(Const(0, 3), command.offset[3:]))),
+            bus.request.payload.length.eq(Mux(
+                parameters_wanted, current.parameter_length, Cat(Const(0, 3), beats))),
+            self.engine.command.ready.eq(take),
+        ]
+        refused = Signal()  # it is against the limits
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += begin.eq(self.engine.command.valid)
-                m.d.sync += [
-                    block_left.eq(Mux(compressed, beats, 0)), plain_left.eq(plain_beats), block_written.eq(0),
-                    counters.beats.eq(0), counters.stalled.eq(0),
-                ]
                 with m.If(begin):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~acceptable | (remainder_known & ~multiple)):
-                    m.d.comb += [
-                        self.engine.error.valid.eq(1),
-                        self.engine.error.code.eq(Error.BAD_COMMAND),
-                        self.engine.error.address.eq(command.offset),
-                    ]
-                    m.next = "FAILED"
-                with m.Elif(remainder_known):
+                    m.next = "REFUSED"
+                with m.Elif(remainder_known & ~parameters_wanted):
                     m.d.comb += bus.request.valid.eq(1)
                     with m.If(bus.request.ready):
-                        with m.If(compressed & (plain_beats != 0)):
-                            m.next = "PARAMETERS"
-                        with m.Else():
-                            m.next = "DATA"
-            with m.State("PARAMETERS"):  # that follow a block are asked for, so that memory never waits
+                        m.d.sync += asked.eq(1)
+                        m.next = "ASKED"
+            with m.State("ASKED"):
                 m.d.comb += [
-                    bus.request.payload.offset.eq(command.parameter_offset),
-                    bus.request.payload.length.eq(command.parameter_length),
+                    take.eq(~busy & ~failed),
+                    count_ahead.eq(busy & ~awaited & ~ahead & compressed),
                 ]
-                working(parameters)
-            with m.State("DATA"):
-                working(finish)
-            with m.State("FAILED"):
-                pass  # until the sequencer resets the engines
+                with m.If(take):
+                    m.d.sync += [asked.eq(0), parameters_wanted.eq(compressed & (plain_beats != 0))]
+                    m.next = "IDLE"
+            with m.State("REFUSED"):
+                m.d.comb += refused.eq(1)
+        with m.If(parameters_wanted):
+            m.d.comb += bus.request.valid.eq(1)
+            with m.If(bus.request.ready):
+                m.d.sync += parameters_wanted.eq(0)
+
+        # ---- the current command: complete when all of it is written --------------------------------------------
+        m.submodules.weights = weights = WeightLoader(config)
+        of_block = Signal()  # it has one
+        block_written = Signal()
+        entry_valid = Signal()  # a whole entry waits to be written
+        m.d.comb += [
+            of_block.eq((current.flags & Flag.COMPRESSED) != 0),
+            weights.block.valid.eq(busy & of_block & ~block_written),
+            self.engine.complete.eq(
+                busy & ~awaited & ~entry_valid & (block_written | ~of_block) & self.engine.may_complete),
+        ]
+        with m.If(weights.block.ready):
+            m.d.sync += block_written.eq(1)
+        with m.If(take):
+            m.d.sync += block_written.eq(0)
+        with m.If(self.engine.complete):
+            m.d.sync += busy.eq(0)
+
+        # ---- errors; the next command's when it is the oldest -----------------------------------------------------
+        failure = Signal.like(self.engine.error)  # of the bus
+        of_next = Signal()  # it is about the next command
+        error = Signal.like(failure)
+        m.d.comb += failed.eq(failure.valid)
+        with m.If(bus.error.valid & ~failed):
+            m.d.sync += [
+                failure.eq(bus.error),
+                of_next.eq(Mux(bus.error.code == Error.BUS_READ, ~awaited, asked) & ~take),
+            ]
+        with m.If(weights.failed & busy):
+            m.d.comb += [error.valid.eq(1), error.code.eq(Error.WEIGHT_STREAM), error.address.eq(current.offset)]
+        with m.Elif(failed):
+            m.d.comb += [error.eq(failure), error.valid.eq(~(of_next & busy))]
+        with m.Elif(refused):
+            m.d.comb += [error.valid.eq(~busy), error.code.eq(Error.BAD_COMMAND), error.address.eq(command.offset)]
+        m.d.sync += self.engine.error.eq(error)
 
         # ---- the weight decoder's door ------------------------------------------------------------------------
         # Beats as they come from the bus, and as they are gathered; those of compressed weights go to the decoder.
         raw = bus.data
         gathered = stream.Signature(unsigned(config.axi_data_bits)).create()
-        block = weights.block.payload
-        of_block = Signal()
+        described = weights.block.payload
         m.d.sync += self.progress.eq(weights.moved)
         m.d.comb += [
             gathered.payload.eq(raw.payload),
-            of_block.eq(block_left != 0),
-            gathered.valid.eq(raw.valid & ~of_block),
+            gathered.valid.eq(raw.valid & ~block.some & plain.some),
             weights.beats.payload.eq(raw.payload),
-            weights.beats.valid.eq(raw.valid & of_block),
-            raw.ready.eq(Mux(of_block, weights.beats.ready, gathered.ready)),
+            weights.beats.valid.eq(raw.valid & block.some),
+            raw.ready.eq(Mux(block.some, weights.beats.ready, plain.some & gathered.ready)),
             accept.eq(raw.valid & raw.ready),
-            weights.last.eq(block_left == 1),
-            weights.begin.eq(begin),
+            weights.last.eq(block.last),
+            weights.begin.eq(take),
             weights.address.eq(command.address),
             weights.map_address.eq(command.map_address),
-            weights.write_maps.eq(~without_maps),
-            block.skip.eq(skipped[1:]),
-            block.units.eq(command.length[1:]),
-            block.order.group.eq(1 << command.unrolling[: max(1, (len(config.unrollings) - 1).bit_length())]),
-            *(getattr(block.order, name).eq(getattr(command, name))
+            weights.write_maps.eq((current.flags & Flag.WITHOUT_MAPS) == 0),
+            described.skip.eq(current.offset[1:3]),
+            described.units.eq(current.length[1:]),
+            described.order.group.eq(1 << current.unrolling[: max(1, (len(config.unrollings) - 1).bit_length())]),
+            *(getattr(described.order, name).eq(getattr(current, name))
               for name in ("output_blocks", "taps", "input_blocks", "last_rows", "last_outputs")),
         ]
 
         # ---- gather beats to entries: they are shifted in from the top, so that an entry ends at the top ---------
         beat_bits = config.axi_data_bits
         gather = Signal(beat_bits * most_beats)
-        position = Signal.like(last_of_entry)
+        position = Signal(range(most_beats))
+        last_of_entry = Signal.like(position)  # beats of an entry less one
+        space = Signal.like(command.space)
+        address = Signal(max(len(port.address) for port in (self.weight, self.map, self.mask, self.parameter,
+                                                            self.feature.request.payload)))
         written = Signal()  # the waiting entry is written in this cycle
+        word_written = Signal()
+        with m.Switch(space):
+            for each in Space:
+                with m.Case(each):
+                    m.d.comb += last_of_entry.eq(entry_beats(config, each) - 1)
         m.d.comb += gathered.ready.eq(~entry_valid | written)
         with m.If(written):
             m.d.sync += entry_valid.eq(0)
@@ -303,11 +330,7 @@ class LoadEngine(wiring.Component):
                 m.d.sync += position.eq(position + 1)
 
         # ---- write -------------------------------------------------------------------------------------------
-        space = Signal.like(command.space)
-        address = Signal(max(len(port.address) for port in (self.weight, self.map, self.mask, self.parameter,
-                                                            self.feature.request.payload)))
-        word_written = Signal()
-        with m.If(begin):
+        with m.If(take):
             m.d.sync += [space.eq(target),
                          address.eq(Mux(compressed, command.parameter_address, command.address))]
         with m.Elif(word_written):
@@ -342,7 +365,7 @@ class LoadEngine(wiring.Component):
                 port.address.eq(address),
                 port.data.eq(gather[-len(port.data):]),
             ]
-        with m.If(compressed):
+        with m.If(of_block):
             for port, source in ((self.weight, weights.weight), (self.map, weights.map)):
                 m.d.comb += [port.enable.eq(source.enable), port.address.eq(source.address), port.data.eq(source.data)]
         return m

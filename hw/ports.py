@@ -113,7 +113,7 @@ def counters_layout(engine: Engine) -> data.StructLayout:
 
 
 #: Commands that an engine has under way at once, at most; one where it is not named.
-UNDER_WAY = {Engine.CONV: 3}
+UNDER_WAY = {Engine.LOAD: 2, Engine.CONV: 3}
 
 
 class EnginePort(wiring.Signature):

@@ -24,7 +24,7 @@ RECORD_BEATS = RECORD_BYTES // 8
 class Span:
     """When an engine worked on a command, in cycles since the doorbell.
 
-    left : when the engine can take its next command; the conv engine before the end (see `hw.conv_engine.engine`).
+    left : when the engine can take its next command; the conv and the load engine do so before the end.
     computed : when the next command can compute.
     """
 
@@ -78,7 +78,6 @@ class _Timeline:
             # A long LOAD: from now on its bursts and the fetch's alternate.
             first, pace = request + COSTS.read_latency + ordered, 2 * self.pace
             self.loading.end += beats
-            self.loading.left += beats
         self.arrived += [first + pace * COMMAND_BEATS * k for k in range(count)]
         self.bus_free = max(self.bus_free, first) + beats
 
@@ -167,10 +166,15 @@ class _Timeline:
             stored = transfer_beats(self.commands[i].values) if self.commands[i].opcode is Opcode.STORE else 0
             self.bus_free = max(self.bus_free, start) + self.pace * (RECORD_BEATS + stored)
         if self.commands[i].opcode is Opcode.LOAD:
-            beats = transfer_beats(self.commands[i].values) * self.pace
-            alone = COSTS.load + COSTS.read_latency + beats
-            behind = max(0, self.cycles[i] - alone)  # cycles of a decoder behind its last beat
-            span.end = span.left = max(span.end, self.bus_free + beats + COSTS.load_end)
-            self.bus_free = span.end - COSTS.load_end - behind
-            self.loading = span
+            self._load(i, span)
         return True
+
+    def _load(self, i: int, span: Span) -> None:
+        """A LOAD asks for its beats while the one before is being written; so may beats of a block be read."""
+        before = 0 if self.loading is None else self.loading.end
+        first = span.start + COSTS.load + COSTS.read_latency
+        self.bus_free = max(first, self.bus_free) + transfer_beats(self.commands[i].values) * self.pace
+        written = max(first, before) + self.cycles[i] - (first - span.start)
+        span.end = max(written, self.bus_free + COSTS.load_end)
+        span.left = max(span.start + COSTS.load, before)
+        self.loading = span

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 from amaranth import ClockDomain, Const, Elaboratable, Instance, Module
@@ -72,9 +73,16 @@ class PlatformTop(Elaboratable):
             m.submodules.flash_clk = Instance("USRMCLK", i_USRMCLKI=top.flash_clk, i_USRMCLKTS=Const(0))
 
 
+def without_brackets(netlist: str) -> str:
+    """RTLIL whose names have no brackets, as Amaranth gives them to elements of arrays (`\\windows[1]`): abc9 takes
+    such a name for one bit of a wire, and then misses that wire."""
+    return re.sub(r"(?<!\S)\\\S*\[\d+\]\S*", lambda name: re.sub(r"[\[\]]", "_", name.group()), netlist)
+
+
 def design_files(board: Board) -> dict[str, str]:
     """Netlist and constraints for the open tools, by name: `board.il` and `board.lpf` or `board.pcf`."""
     plan = platform_of(board).prepare(PlatformTop(board), TOP, emit_src=False)
     wanted = {f"{TOP}.{ending}" for ending in ("il", "lpf", "pcf")}
-    return {name: text if isinstance(text, str) else text.decode()
-            for name, text in plan.files.items() if name in wanted}
+    files = {name: text if isinstance(text, str) else text.decode()
+             for name, text in plan.files.items() if name in wanted}
+    return {**files, f"{TOP}.il": without_brackets(files[f"{TOP}.il"])}

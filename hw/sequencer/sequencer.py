@@ -173,7 +173,9 @@ class Sequencer(wiring.Component):
             (fetch.bus.error, fetch.failed_command),
             (dispatcher.error, dispatcher.index),
             (records.bus.error, records.failed_command),
-            *((getattr(self, name).error, index) for name, index in zip(names, started_indices, strict=True)),
+            # The load engine reports of its oldest command, others of the one that they started last.
+            *((getattr(self, name).error, running_indices[e] if e is Engine.LOAD else started_indices[e])
+              for e, name in zip(Engine, names, strict=True)),
             *(({"valid": tokens.overflow[e], "code": Error.TOKEN_OVERFLOW}, completed_index[e]) for e in Engine),
             ({"valid": watchdog.expired & stuck, "code": Error.WATCHDOG}, watchdog.oldest),
             ({"valid": watchdog.expired & ~stuck, "code": Error.WATCHDOG}, dispatcher.index),

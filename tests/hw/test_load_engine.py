@@ -79,15 +79,17 @@ async def execute(ctx, load, **fields):
     """Run a command; its counters, or (error code, address)."""
     ctx.set(load.engine.command.payload, int.from_bytes(encode(Opcode.LOAD, fields), "little"))
     ctx.set(load.engine.command.valid, 1)
+    ctx.set(load.engine.may_complete, 1)
     while True:
         if ctx.get(load.engine.error.valid):
             return ctx.get(load.engine.error.code), ctx.get(load.engine.error.address)
-        if ctx.get(load.engine.command.ready):
-            counters = {name: ctx.get(getattr(load.engine.counters, name)) for name in ("beats", "stalled")}
-            await ctx.tick()
-            ctx.set(load.engine.command.valid, 0)
-            return counters
+        complete, taken = ctx.get(load.engine.complete), ctx.get(load.engine.command.ready)
+        counters = {name: ctx.get(getattr(load.engine.counters, name)) for name in ("beats", "stalled")}
         await ctx.tick()
+        if taken:
+            ctx.set(load.engine.command.valid, 0)
+        if complete:
+            return counters
 
 
 @pytest.mark.parametrize("name", PRESETS)
