@@ -41,8 +41,8 @@ class Costs:
     conv_add: int = 19  #: with a residual ADD, so much longer
     conv_leave: int = 4  #: a command's last issue until the next one's first activation may be fetched
     conv_empty: int = 4  #: the end of a command without active pixels
-    vector: int = 49  #: a vector command, but the steps of its words
-    depthwise: int = 61  #: a DEPTHWISE command, but its steps
+    vector: int = 50  #: a vector command, but the steps of its words
+    depthwise: int = 62  #: a DEPTHWISE command, but its steps
     dilate: int = 9  #: a DILATE command, but its steps
     combine: int = 10  #: a COMBINE command, but its words
     combine_word: int = 9  #: a word of a COMBINE command

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 from amaranth import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.bridge.memory_port import MemoryPort
 from hw.bus.axi import AXI4, PAGE_BYTES, AXI4Read
 from hw.contract.config import Config
+from hw.register_slice import RegisterSlice
 
 #: Reads under way at once that are counted; more of the device's wait.
 _READS = 15
@@ -53,6 +54,30 @@ class MemoryMap(wiring.Component):
                      inside.eq(relative < self.flash_size >> page)]
         return inside
 
+    def _address_slice(self, m: Module) -> RegisterSlice:
+        """Of AR: its output, less `valid` and `ready`, goes to both memories."""
+        bus = self.bus
+        names = ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos")
+        m.submodules.address = slice_ = RegisterSlice(data.StructLayout(
+            {name: len(getattr(bus, f"ar{name}")) for name in names}))
+        m.d.comb += [slice_.i.valid.eq(bus.arvalid), bus.arready.eq(slice_.i.ready)]
+        for name in names:
+            m.d.comb += slice_.i.payload[name].eq(getattr(bus, f"ar{name}"))
+            for target in (self.memory, self.flash):
+                m.d.comb += getattr(target, f"ar{name}").eq(slice_.o.payload[name])
+        return slice_
+
+    def _beat_slice(self, m: Module) -> RegisterSlice:
+        """Of R: its output goes to the device."""
+        bus = self.bus
+        names = ("id", "data", "resp", "last")
+        m.submodules.beat = slice_ = RegisterSlice(data.StructLayout(
+            {name: len(getattr(bus, f"r{name}")) for name in names}))
+        m.d.comb += [bus.rvalid.eq(slice_.o.valid), slice_.o.ready.eq(bus.rready)]
+        for name in names:
+            m.d.comb += getattr(bus, f"r{name}").eq(slice_.o.payload[name])
+        return slice_
+
     def elaborate(self, platform) -> Module:
         m = Module()
         bus, memory, flash = self.bus, self.memory, self.flash
@@ -60,9 +85,6 @@ class MemoryMap(wiring.Component):
         # ---- writes -------------------------------------------------------------------------------------------------
         for name in ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos", "valid"):
             m.d.comb += getattr(memory, f"aw{name}").eq(getattr(bus, f"aw{name}"))
-            if name != "valid":
-                for target in (memory, flash):
-                    m.d.comb += getattr(target, f"ar{name}").eq(getattr(bus, f"ar{name}"))
         for name in ("data", "strb", "last", "valid"):
             m.d.comb += getattr(memory, f"w{name}").eq(getattr(bus, f"w{name}"))
         for name in ("bid", "bresp", "bvalid", "awready", "wready"):
@@ -70,22 +92,26 @@ class MemoryMap(wiring.Component):
         m.d.comb += memory.bready.eq(bus.bready)
 
         # ---- reads --------------------------------------------------------------------------------------------------
-        wanted = self._in_flash(m, bus.araddr, "read")
+        # Both channels through registers: on the way there are an address decoder and both memories.
+        address, beat = self._address_slice(m), self._beat_slice(m)
+        asked = address.o
+        wanted = self._in_flash(m, asked.payload.addr, "read")
         from_flash = Signal()  # the reads under way
         count = Signal(range(_READS + 1))
         allowed, begun, ended = Signal(), Signal(), Signal()
         m.d.comb += [
             allowed.eq((count == 0) | ((wanted == from_flash) & (count != _READS))),
-            memory.arvalid.eq(bus.arvalid & allowed & ~wanted),
-            flash.arvalid.eq(bus.arvalid & allowed & wanted),
-            bus.arready.eq(allowed & Mux(wanted, flash.arready, memory.arready)),
-            begun.eq(bus.arvalid & bus.arready),
-            ended.eq(bus.rvalid & bus.rready & bus.rlast),
-            memory.rready.eq(bus.rready & ~from_flash),
-            flash.rready.eq(bus.rready & from_flash),
+            memory.arvalid.eq(asked.valid & allowed & ~wanted),
+            flash.arvalid.eq(asked.valid & allowed & wanted),
+            asked.ready.eq(allowed & Mux(wanted, flash.arready, memory.arready)),
+            begun.eq(asked.valid & asked.ready),
+            beat.i.valid.eq(Mux(from_flash, flash.rvalid, memory.rvalid)),
+            ended.eq(beat.i.valid & beat.i.ready & beat.i.payload.last),
+            memory.rready.eq(beat.i.ready & ~from_flash),
+            flash.rready.eq(beat.i.ready & from_flash),
         ]
-        for name in ("id", "data", "resp", "last", "valid"):
-            m.d.comb += getattr(bus, f"r{name}").eq(
+        for name in beat.i.payload.shape().members:
+            m.d.comb += beat.i.payload[name].eq(
                 Mux(from_flash, getattr(flash, f"r{name}"), getattr(memory, f"r{name}")))
         m.d.sync += count.eq(count + begun - ended)
         with m.If(begun):

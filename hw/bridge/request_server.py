@@ -112,10 +112,12 @@ class RequestServer(wiring.Component):
             registers.awaddr.eq(register_address),
             registers.wdata.eq(get.data[:32]),
             registers.wstrb.eq(0xF),
-            memory.request.payload.address.eq(header.address + at),
             memory.request.payload.write.eq(header.code == Ask.WRITE_MEMORY),
             memory.request.payload.data.eq(get.data),
         ]
+
+        # `at` has stood still for a cycle when memory is asked.
+        m.d.sync += memory.request.payload.address.eq(header.address + at)
 
         def answer(result, length=0) -> None:
             m.d.sync += [status.eq(result), reply_bytes.eq(length), at.eq(0)]

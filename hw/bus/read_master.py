@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import BURST_INCR, CACHE_NORMAL, AXI4Read
 from hw.bus.burst_planner import CLIENTS, BurstPlanner
-from hw.bus.register_slice import RegisterSlice
 from hw.bus.transfer import BEAT_BYTES, ReadClient
 from hw.bus.windows import window_table
 from hw.contract.config import Config
 from hw.contract.registers import Error, Permission
+from hw.register_slice import RegisterSlice
 
 
 class ReadMaster(wiring.Component):

@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bus.axi import BURST_INCR, CACHE_NORMAL, AXI4Write
 from hw.bus.burst_planner import CLIENTS, BurstPlanner
-from hw.bus.register_slice import RegisterSlice
 from hw.bus.transfer import BEAT_BYTES, WriteClient
 from hw.bus.windows import window_table
 from hw.contract.config import Config
 from hw.contract.registers import Error, Permission
+from hw.register_slice import RegisterSlice
 
 #: Write bursts under way at once; a power of two.
 WRITES_OUTSTANDING = 4

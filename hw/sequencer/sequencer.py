@@ -201,6 +201,11 @@ class Sequencer(wiring.Component):
         m.d.sync += ended.eq(run & dispatcher.ended & queues.empty & ~under_way.any() & records.idle)
         status = control.status
         waiting = Signal()  # for the bus
+        # From registers, as much hangs on both. While a program runs the bus does not count as idle, so that nothing
+        # that begins in the last cycle is overlooked.
+        bus_idle, moved = Signal(), Signal()
+        m.d.sync += [bus_idle.eq(self.bus_idle & self.stop_bus),
+                     moved.eq(self.bus_moved | self.progress | complete.any() | start.any())]
         late = Signal()  # the bus was waited for in vain
         changing = Signal()  # from one kind of waiting to the next
         m.d.comb += [
@@ -208,7 +213,7 @@ class Sequencer(wiring.Component):
             status.busy.eq(run | waiting | self.engine_reset),
             watchdog.limit.eq(control.watchdog),
             watchdog.enable.eq((run | waiting) & ~changing),
-            watchdog.activity.eq(self.bus_moved | self.progress | complete.any() | start.any()),
+            watchdog.activity.eq(moved),
         ]
         with m.If(control.acknowledge):
             m.d.sync += status.interrupt.eq(0)
@@ -245,7 +250,7 @@ class Sequencer(wiring.Component):
                     m.d.comb += changing.eq(1)
                     m.d.sync += counting.eq(0)
                     m.next = "STOP"
-                with m.Elif(self.bus_idle):
+                with m.Elif(bus_idle):
                     m.next = "RUN"
                 with m.Elif(watchdog.expired):
                     give_up()
@@ -267,7 +272,7 @@ class Sequencer(wiring.Component):
                 with m.If(control.soft_reset):
                     forget()
                     m.d.sync += counting.eq(0)
-                with m.Elif(self.bus_idle | watchdog.expired):
+                with m.Elif(bus_idle | watchdog.expired):
                     m.d.comb += changing.eq(1)
                     m.d.sync += late.eq(watchdog.expired)
                     m.next = "RESET"

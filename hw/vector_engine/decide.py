@@ -43,7 +43,7 @@ class Decide(wiring.Component):
         settings, result, request = self.settings, self.result, self.write.request
         flush, advance = Signal(), Signal()
         m.d.comb += [
-            advance.eq(~(flush & request.valid & ~request.ready)),
+            advance.eq(~(flush & request.valid)),  # not in the cycle in which it is taken either: that comes late
             result.ready.eq(advance),
         ]
 

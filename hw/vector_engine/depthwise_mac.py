@@ -107,7 +107,10 @@ class DepthwiseMac(wiring.Component):
         window = self._window(m, tag, group, advance, accept)
         weights = self._weights(m, filled, tag, group, advance, accept)
         add = Signal()
+        anew = Signal(groups, init=~0)  # per group: its sums begin with the products, so that they need no reset
         m.d.comb += add.eq(advance & ending.valid)
+        with m.If(add):
+            m.d.sync += anew.eq(Cat(ending.last, anew[:-1]))
         for i in range(lanes):
             products = []
             for j in range(DEPTHWISE_TAPS):
@@ -126,15 +129,14 @@ class DepthwiseMac(wiring.Component):
             third = Signal.like(products[2], name=f"third_{i}", reset_less=True)
             with m.If(advance):
                 m.d.sync += [pair.eq(products[0] + products[1]), third.eq(products[2]), total.eq(pair + third)]
-            # Sums of the pixel so far, of every group: they take turns, and are zero when a pixel begins.
-            partial = [Signal(signed(ACCUMULATOR_BITS), name=f"partial_{i}_{k}") for k in range(groups)]
+            # Sums of the pixel so far, of every group: they take turns.
+            partial = [Signal(signed(ACCUMULATOR_BITS), name=f"partial_{i}_{k}", reset_less=True)
+                       for k in range(groups)]
             summed = Signal(signed(ACCUMULATOR_BITS), name=f"summed_{i}")
-            m.d.comb += summed.eq(partial[-1] + total)
+            m.d.comb += summed.eq(Mux(anew[-1], 0, partial[-1]) + total)
             with m.If(add):
                 m.d.sync += [partial[k].eq(partial[k - 1]) for k in range(1, groups)]
                 m.d.sync += partial[0].eq(summed)
-            with m.If(add & ending.last):
-                m.d.sync += partial[0].eq(0)
             # Groups that end before the last one wait for it, as the result of the pixel before may be still there.
             sums = [Signal(signed(ACCUMULATOR_BITS), name=f"sum_{i}_{k}", reset_less=True) for k in range(groups - 1)]
             with m.If(add):

@@ -11,6 +11,7 @@ from hw.contract.commands import Engine
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.contract.registers import Error
 from hw.ports import ERROR_LAYOUT, EnginePort, MaskWrite, MemoryRead, ReadPort, WritePort
+from hw.register_slice import RegisterSlice
 from hw.requantise import delayed
 from hw.vector_engine.combine import Combine
 from hw.vector_engine.command_decoder import CommandDecoder
@@ -18,7 +19,7 @@ from hw.vector_engine.decide import Decide
 from hw.vector_engine.depthwise_mac import DepthwiseMac
 from hw.vector_engine.depthwise_walk import DepthwiseWalk, LineTag
 from hw.vector_engine.dilate import Dilate
-from hw.vector_engine.pixel_generator import PixelGenerator
+from hw.vector_engine.pixel_generator import ITEM_LAYOUT, PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce, Reduced
 from hw.vector_engine.tap_walk import TapTag, TapWalk
@@ -75,7 +76,9 @@ class VectorEngine(wiring.Component):
 
         m.submodules.decoder = decoder = CommandDecoder(config)
 
-        connect(m, pixels.item, windows.item)
+        m.submodules.items = items = RegisterSlice(ITEM_LAYOUT)
+        connect(m, pixels.item, items.i)
+        connect(m, items.o, windows.item)
         connect(m, reader.read_a, flipped(self.read_a))
         connect(m, reader.read_b, flipped(self.read_b))
         connect(m, post_process.parameters, flipped(self.parameters))
@@ -128,7 +131,7 @@ class VectorEngine(wiring.Component):
         empty_window, failed = Signal(), Signal()
         m.d.comb += [decoder.payload.eq(command.payload), started.eq(pixels.start | dilate.start | combine.start)]
         m.d.sync += [
-            working.eq(started | Cat(step.busy for step in (
+            working.eq(started | items.o.valid | Cat(step.busy for step in (
                 pixels, windows, taps, depthwise_walk, reader, reduce, depthwise_mac, post_process, decide, dilate,
                 combine)).any()),
             empty_window.eq(windows.empty_window),
@@ -222,11 +225,12 @@ def _split(m: Module, source, condition: Value, target, otherwise) -> None:
 
 
 def _join(m: Module, condition: Value, source, otherwise, target, shared: tuple[str, ...] = ()) -> None:
-    """Connect one of two streams to another; `shared` parts of the payload only come from `otherwise`."""
+    """Connect two streams, of which only one ever has something, to another; `shared` parts of the payload only come
+    from `otherwise`."""
     m.d.comb += [
-        target.valid.eq(Mux(condition, source.valid, otherwise.valid)),
-        source.ready.eq(target.ready & condition),
-        otherwise.ready.eq(target.ready & ~condition),
+        target.valid.eq(source.valid | otherwise.valid),
+        source.ready.eq(target.ready),
+        otherwise.ready.eq(target.ready),
     ]
     for name in target.payload.shape().members:
         first, second = source.payload[name], otherwise.payload[name]

@@ -81,14 +81,18 @@ class PostProcess(wiring.Component):
         # ---- slices of a word, one per cycle; of two operands one every other cycle ------------------------------
         at = Signal(range(slices))
         two_operands, turn, issue = Signal(), Signal(), Signal()
-        m.d.sync += turn.eq(~turn)
+        m.d.sync += [turn.eq(~turn), two_operands.eq(settings.add | settings.multiply)]
         m.d.comb += [
-            two_operands.eq(settings.add | settings.multiply),
             issue.eq(result.valid & ((at != 0) | addresses.w_rdy) & (turn | ~two_operands)),
             addresses.w_en.eq(issue & (at == 0)),
             addresses.w_data.eq(result.payload.output),
-            result.ready.eq(issue & (at == slices - 1)),
         ]
+        if slices == 1:
+            m.d.comb += result.ready.eq(issue)
+        else:  # from a register, as much hangs on it: a word that was started is there until its last slice
+            ready = Signal()
+            m.d.sync += ready.eq(Mux(two_operands, ~turn & (at == slices - 1), issue & (at == slices - 2)))
+            m.d.comb += result.ready.eq(ready)
         with m.If(issue):
             m.d.sync += at.eq(Mux(at == slices - 1, 0, at + 1))
         valid = delayed(m, issue, 1, reset_less=False)

@@ -45,8 +45,8 @@ class Reduced(data.StructLayout):
 
 
 class Reduce(wiring.Component):
-    """One tap per cycle, in two steps: the tap, or the largest one so far; then the sum. A sum that is always
-    zero before the last tap makes a maximum pass. A window of one tap passes as it is.
+    """One tap per cycle, in two steps: the tap, or the largest one so far; then the sum. A sum that always begins anew
+    makes a maximum pass. A window of one tap passes as it is.
 
     Members
     -------
@@ -83,18 +83,18 @@ class Reduce(wiring.Component):
 
         # ---- the sum ---------------------------------------------------------------------------------------------
         taps_before = Signal(unsigned((config.pool_area - 1).bit_length()))
-        add, clear, end = Signal(), Signal(), Signal()
+        add, end = Signal(), Signal()
+        anew = Signal(init=1)  # the sum begins with the tap: a reset of all sums would be a long way
         m.d.comb += [
             advance.eq(~(tap_valid & tap_tag.last & result.valid & ~result.ready)),
             add.eq(tap_valid & advance),
-            clear.eq(add & (tap_tag.last | self.maximum)),
             end.eq(add & tap_tag.last),
             self.busy.eq(tap_valid | result.valid),
         ]
         with m.If(result.ready):
             m.d.sync += result.valid.eq(0)
         with m.If(add):
-            m.d.sync += taps_before.eq(taps_before + 1)
+            m.d.sync += [taps_before.eq(taps_before + 1), anew.eq(tap_tag.last | self.maximum)]
         with m.If(end):
             m.d.sync += [
                 taps_before.eq(0),
@@ -106,17 +106,15 @@ class Reduce(wiring.Component):
         for i in range(config.lanes):
             value = Signal(signed(8), name=f"value_{i}")
             tap = Signal(signed(8), name=f"tap_{i}", reset_less=True)
-            partial = Signal(signed(sum_bits(config)), name=f"partial_{i}")
+            partial = Signal(signed(sum_bits(config)), name=f"partial_{i}", reset_less=True)
             reduced = Signal.like(partial, name=f"reduced_{i}")
-            m.d.comb += [value.eq(words.payload.a.word_select(i, 8)), reduced.eq(partial + tap)]
+            m.d.comb += [value.eq(words.payload.a.word_select(i, 8)), reduced.eq(Mux(anew, 0, partial) + tap)]
             take, ahead = Signal(name=f"take_{i}"), Signal(signed(9), name=f"ahead_{i}")
             m.d.comb += [ahead.eq(tap - value), take.eq(accept & (always | ahead[-1]))]
             with m.If(take):
                 m.d.sync += tap.eq(value)
             with m.If(add):
                 m.d.sync += partial.eq(reduced)
-            with m.If(clear):
-                m.d.sync += partial.eq(0)
             with m.If(end):
                 m.d.sync += result.payload.values[i // config.requantise_lanes][
                     i % config.requantise_lanes].eq(reduced)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.contract.config import Config
 from hw.ports import MemoryWrite
+from hw.register_slice import RegisterSlice
 from hw.weight_decoder.decoder import BlockLayout, WeightDecoder, beat_units
 from hw.weight_decoder.unit_window import BEAT_UNITS
 
@@ -56,7 +57,10 @@ class WeightLoader(wiring.Component):
         m.submodules.decoder = decoder = WeightDecoder(self.config)
         wide = beat_units(self.config) // BEAT_UNITS  # beats in an entry of the queue
         m.submodules.queue = queue = SyncFIFOBuffered(width=64 * wide, depth=queue_beats(self.config) // wide)
-        connect(m, queue.r_stream, decoder.beats)
+        # The window takes a beat late in a cycle.
+        m.submodules.slice = slice_ = RegisterSlice(unsigned(64 * wide))
+        connect(m, queue.r_stream, slice_.i)
+        connect(m, slice_.o, decoder.beats)
         if wide == 1:
             connect(m, flipped(self.beats), queue.w_stream)
         else:

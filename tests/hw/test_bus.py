@@ -11,9 +11,9 @@ from amaranth.back import verilog
 
 from hw.bus.axi import verilog_ports
 from hw.bus.master import BusMaster
-from hw.bus.register_slice import RegisterSlice
 from hw.contract.config import preset
 from hw.contract.registers import Error
+from hw.register_slice import RegisterSlice
 from testbench.axi_memory_model import AxiMemoryModel
 from testbench.component_simulation import simulate
 
