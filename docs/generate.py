@@ -128,8 +128,33 @@ def boards_page() -> str:
         _table(("board", "title", "part", "preset", "LUTs", "flip-flops", "block RAM", "multipliers", "Fmax (MHz)",
                 "minutes"), rows),
         "Tools: " + ", ".join(f"{name} {version}" for name, version in sorted(versions)) + ".",
+        *_inferences(reports),
         *details,
     ])
+
+
+#: hls4ml's ResNet for image classification (RN08, a smaller network) in MLPerf Tiny v0.7, on a Pynq-Z2 at 100 MHz.
+_HLS4ML_PER_S = 130.8
+
+
+def _inferences(reports: Iterable[dict[str, Any]]) -> list[str]:
+    """ResNet-8 at the clock that a build reached, with the cycles of docs/results.json."""
+    networks = json.loads((DOCS / "results.json").read_text())["networks"]
+    at = networks["header"].index("cycles, most")
+    cycles = {row[1]: row[at] for row in networks["rows"] if row[0] == "ResNet-8"}
+    rows = [(f"`{report['board']}`", f"`{report['preset']}`", f"{clock['fmax_hz'] / 1e6:.1f}",
+             f"{cycles[report['preset']]:,}", f"{clock['fmax_hz'] / cycles[report['preset']]:,.1f}")
+            for report in reports for clock in report["clocks"][:1] if report["preset"] in cycles]
+    if not rows:
+        return []
+    return [
+        "## ResNet-8", _table(("board", "preset", "MHz", "cycles", "inferences per second"), [
+            *rows, ("Pynq-Z2", "hls4ml RN08", "100.0", "", f"{_HLS4ML_PER_S}")]),
+        ("At the Fmax of the build; cycles of the slowest of five images, [measured on the RTL](results.md#networks) "
+         "with an external memory of 8 bytes per cycle. A board's SPI flash is slower than that: what a program takes "
+         "there, `lacuna run --flash-bandwidth 0.0625` and `--weights resident` say. hls4ml's figure is the published "
+         "one of MLPerf Tiny, for a smaller network of its own."),
+    ]
 
 
 def _share(used: dict[str, dict[str, int]], *names: str) -> str:
