@@ -112,7 +112,9 @@ def boards_page() -> str:
         used = report["resources"]
         cells = [_share(used, *names) for names in (("LUTs", "logic cells"), ("flip-flops",), ("block RAM",),
                                                     ("multipliers",))]
-        speed = " ".join(f"{clock['fmax_hz'] / 1e6:.1f}" for clock in report["clocks"]) or "does not fit"
+        speed = (" ".join(f"{clock['fmax_hz'] / 1e6:.1f}" for clock in report["clocks"])
+                 or " ".join(f"not routed; placed: {clock['fmax_hz'] / 1e6:.1f}" for clock in report.get("placed", ()))
+                 or "does not fit")
         rows.append((f"`{report['board']}`", report["title"], report["part"], f"`{report['preset']}`", *cells, speed,
                      f"{sum(report['seconds'].values()) / 60:,.0f}"))
         details += _board_details(report)
@@ -123,8 +125,8 @@ def boards_page() -> str:
         "# Boards: resources and timing",
         "<!-- Written by docs/generate.py from docs/boards/*.json, which `make boards` writes. -->",
         ("What builds of the boards reported: [how to build one](put_on_a_board.md). LUTs are nextpnr's count after "
-         "packing, with those of carry chains and of LUT RAM; Fmax is the device clock's, after routing. Flip-flops of "
-         "an iCE40 are in its logic cells."),
+         "packing, with those of carry chains and of LUT RAM; Fmax is the device clock's, after routing, or, where the "
+         "router did not end, an estimate after placement. Flip-flops of an iCE40 are in its logic cells."),
         _table(("board", "title", "part", "preset", "LUTs", "flip-flops", "block RAM", "multipliers", "Fmax (MHz)",
                 "minutes"), rows),
         "Tools: " + ", ".join(f"{name} {version}" for name, version in sorted(versions)) + ".",

@@ -13,7 +13,7 @@ from hw.bus.transfer import BEAT_BYTES, WriteClient
 from hw.contract.commands import COUNTERS, RECORD_BYTES, RECORD_HEADER, Engine
 from hw.contract.config import Config
 from hw.contract.registers import Error, Window
-from hw.ports import counters_layout
+from hw.ports import ERROR_LAYOUT, counters_layout
 from hw.sequencer.beat_queue import BeatQueue
 from hw.sequencer.command_format import INDEX_BITS
 
@@ -52,7 +52,8 @@ class RecordWriter(wiring.Component):
     bus : the write client.
     written : a record is in memory, for one cycle.
     idle : all records are in memory.
-    failed_command : index of the command whose record `bus.error` is about.
+    error : of the bus; that a record has no room in its window when those before it are in memory.
+    failed_command : index of the command whose record it is about.
     """
 
     def __init__(self, config: Config):
@@ -67,6 +68,7 @@ class RecordWriter(wiring.Component):
             "bus": Out(WriteClient(config)),
             "written": Out(1),
             "idle": Out(1),
+            "error": Out(ERROR_LAYOUT),
             "failed_command": Out(INDEX_BITS),
         })
 
@@ -163,8 +165,17 @@ class RecordWriter(wiring.Component):
         m.d.comb += [
             self.idle.eq(~(waiting.any() | leaving | copied | (queue.stored != 0) | queue.o.valid | busy
                            | under_way.r_rdy)),
-            self.failed_command.eq(Mux(bus.error.code == Error.WINDOW_WRITE, newest, under_way.r_data)),
+            self.failed_command.eq(Mux(self.error.code == Error.WINDOW_WRITE, newest, under_way.r_data)),
         ]
+
+        # An error ends the bursts under way without their data: they go first.
+        denied = Signal(ERROR_LAYOUT)
+        with m.If(bus.error.valid & (bus.error.code == Error.WINDOW_WRITE)):
+            m.d.sync += denied.eq(bus.error)
+        m.d.comb += self.error.eq(denied)
+        m.d.comb += self.error.valid.eq(denied.valid & (under_way.level == 1))
+        with m.If(bus.error.valid & (bus.error.code != Error.WINDOW_WRITE)):
+            m.d.comb += self.error.eq(bus.error)
         return m
 
 

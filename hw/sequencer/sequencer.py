@@ -172,7 +172,7 @@ class Sequencer(wiring.Component):
         sources = [
             (fetch.bus.error, fetch.failed_command),
             (dispatcher.error, dispatcher.index),
-            (records.bus.error, records.failed_command),
+            (records.error, records.failed_command),
             # The load engine reports of its oldest command, others of the one that they started last.
             *((getattr(self, name).error, running_indices[e] if e is Engine.LOAD else started_indices[e])
               for e, name in zip(Engine, names, strict=True)),

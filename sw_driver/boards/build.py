@@ -8,13 +8,21 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hw.boards.catalogue import Board
 from hw.contract.config import preset
-from sw_driver.boards.timing import cells_by_block, clocks, overfull, resources, slowest_ends, slowest_path
+from sw_driver.boards.timing import (
+    cells_by_block,
+    clocks,
+    overfull,
+    placed_clocks,
+    resources,
+    slowest_ends,
+    slowest_path,
+)
 from sw_driver.boards.tools import (
     ECPPACK,
     ICEPACK,
@@ -76,12 +84,20 @@ _PACK: dict[str, tuple[Tool, tuple[str, ...], str]] = {
 }
 
 
-class DoesNotFit(ToolError):
-    """The device is too large for the board's FPGA. `report` is what is known of it."""
+class Unfinished(ToolError):
+    """There is no bitstream. `report` is what is known all the same."""
 
     def __init__(self, message: str, report: dict[str, Any]):
         super().__init__(message)
         self.report = report
+
+
+class DoesNotFit(Unfinished):
+    """The device is too large for the board's FPGA."""
+
+
+class NotRouted(Unfinished):
+    """The device fits, but the router failed, or did not end in time."""
 
 
 def step_limit() -> float:
@@ -99,7 +115,8 @@ def step_limit() -> float:
 def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Build a board's bitstream in `directory`, which exists, and return the report that `report_of` describes.
 
-    Raises ToolError when a tool is missing, fails or takes too long, DoesNotFit when the FPGA is too small.
+    Raises ToolError when a tool is missing, fails or takes too long, DoesNotFit when the FPGA is too small, NotRouted
+    when that happens to the router.
     """
     limit_s = step_limit()
     router, files = _PLACE_AND_ROUTE[board.family]
@@ -133,13 +150,19 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     try:
         step("place and route", router.name, command, directory)
     except ToolError as error:
-        used = resources(log.read_text(), board.family) if log.exists() else {}
+        said = log.read_text() if log.exists() else ""
+        used, placed = resources(said, board.family), placed_clocks(said)
         lacking = overfull(used)
-        if not lacking:
-            raise
-        message = (f"preset {board.preset} does not fit the {board.part} of {board.title}: {'; '.join(lacking)}; "
-                   "choose a larger board or a smaller preset")
-        raise DoesNotFit(message, report_of(board, seconds, versions, used, blocks, None)) from error
+        report = report_of(board, seconds, versions, used, blocks, None, fits=not lacking, placed=placed)
+        if lacking:
+            message = (f"preset {board.preset} does not fit the {board.part} of {board.title}: {'; '.join(lacking)}; "
+                       "choose a larger board or a smaller preset")
+            raise DoesNotFit(message, report) from error
+        if placed:
+            estimates = ", ".join(f"{clock['fmax_hz'] / 1e6:.1f} MHz" for clock in placed)
+            raise NotRouted(f"preset {board.preset} fits the {board.part} of {board.title} (an estimate after "
+                            f"placement: {estimates}), but was not routed: {error}", report) from error
+        raise
     step("bitstream", packer.name, [*packer.command, *pack_arguments], directory)
     report = report_of(board, seconds, versions, resources(log.read_text(), board.family), blocks,
                        json.loads(timing.read_text()))
@@ -148,17 +171,19 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
 
 
 def report_of(board: Board, seconds: dict[str, float], versions: dict[str, str], used: dict[str, dict[str, int]],
-              blocks: dict[str, dict[str, int]], timing: dict[str, Any] | None) -> dict[str, Any]:
+              blocks: dict[str, dict[str, int]], timing: dict[str, Any] | None, *, fits: bool = True,
+              placed: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What docs/generate.py shows of a build: plain data, for JSON.
 
-    fits; resources (used, available); clocks (Hz); slowest_path, slowest_ends (ns); blocks (cells); seconds by step;
-    tools (versions).
+    fits; resources (used, available); clocks (Hz); placed: clocks as estimated where there was no routing;
+    slowest_path, slowest_ends (ns); blocks (cells); seconds by step; tools (versions).
     """
     return {
         "board": board.name, "title": board.title, "part": board.part, "preset": board.preset,
         "configuration_hash": f"{preset(board.preset).hash:#010x}", "clock_hz": board.clock_hz,
-        "memory_bytes": board.memory_bytes, "fits": timing is not None, "resources": used,
+        "memory_bytes": board.memory_bytes, "fits": fits, "resources": used,
         "clocks": clocks(timing) if timing else [],
+        "placed": list(placed),
         "slowest_path": slowest_path(timing) if timing else None,
         "slowest_ends": slowest_ends(timing) if timing else [],
         "blocks": blocks, "seconds": dict(seconds), "processors": os.cpu_count(), "tools": versions,

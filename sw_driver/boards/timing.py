@@ -27,6 +27,9 @@ ENDS = 25
 
 _UTILISATION = re.compile(r"^Info:\s+(\w+):\s*(\d+)/\s*(\d+)\s+\d+%$", re.MULTILINE)
 
+_ESTIMATE = re.compile(r"^Info: Max frequency for clock\s+'([^']+)': ([\d.]+) MHz \(\w+ at ([\d.]+) MHz\)$",
+                       re.MULTILINE)
+
 #: What Yosys' autoname puts behind the name of a register, and the bit of one.
 _MADE_UP = re.compile(r"_(?:TRELLIS_|LUT4|PFUMX|L6MUX21|CCU2C|DP16KD|MULT18X18D|SB_).*$|(?:\[\d+\])+$|\.\d+(?:\.\d+)*$")
 
@@ -52,6 +55,13 @@ def clocks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Achieved and asked frequency of every clock, in Hz, from nextpnr's JSON report."""
     return [{"clock": _plain(name.removeprefix("$glbnet$")), "fmax_hz": round(1e6 * numbers["achieved"]),
              "asked_hz": round(1e6 * numbers["constraint"])} for name, numbers in report["fmax"].items()]
+
+
+def placed_clocks(log: str) -> list[dict[str, Any]]:
+    """The same as nextpnr estimates it after placement, from its log; nothing where it did not come so far."""
+    before_routing = log.partition("Setting up routing")[0]
+    return [{"clock": _plain(name.removeprefix("$glbnet$")), "fmax_hz": round(1e6 * float(achieved)),
+             "asked_hz": round(1e6 * float(asked))} for name, achieved, asked in _ESTIMATE.findall(before_routing)]
 
 
 def register_of(cell: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hw.boards.catalogue import BOARDS
-from sw_driver.boards.build import DoesNotFit, build
+from sw_driver.boards.build import Unfinished, build
 from sw_driver.boards.tools import ToolError
 from sw_driver.command_line.failure import Failure
 from sw_driver.command_line.output import require_writable, wide_console, write_json
@@ -35,7 +35,7 @@ def handle(options: argparse.Namespace) -> int:
     console.print(f"{board.title}, {board.part}: preset {board.preset} at {board.clock_hz / 1e6:g} MHz")
     try:
         report = build(board, options.out, console.print)
-    except DoesNotFit as error:
+    except Unfinished as error:
         _print(console, error.report)
         _write(options, error.report)
         raise Failure(str(error)) from None

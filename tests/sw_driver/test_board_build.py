@@ -152,8 +152,19 @@ def test_a_clock_that_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert "from u.x to u.m" in message
 
 
+def test_a_router_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: Callable[..., str]) -> None:
+    """What is known is kept: it fits, and how fast it may be."""
+    _stand_ins(monkeypatch, tmp_path, LOG.partition("Info: Routing globals")[0], 3)
+    message = refused("build", "--board", "ulx3s-85f", "--out", tmp_path)
+    assert "after placement: 165.2 MHz), but was not routed: nextpnr failed with exit status 3" in message
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fits"]
+    assert report["clocks"] == []
+    assert report["placed"] == [{"clock": "clk$TRELLIS_IO_IN", "fmax_hz": 165_230_000, "asked_hz": 80_000_000}]
+
+
 def test_another_failure_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _stand_ins(monkeypatch, tmp_path, LOG, 3)
+    _stand_ins(monkeypatch, tmp_path, LOG.partition("Info: Max frequency")[0], 3)
     with pytest.raises(ToolError, match="nextpnr failed with exit status 3: no output"):
         build(BOARDS["ulx3s-85f"], tmp_path, lambda _said: None)
 
