@@ -144,9 +144,11 @@ def _inferences(reports: Iterable[dict[str, Any]]) -> list[str]:
     networks = json.loads((DOCS / "results.json").read_text())["networks"]
     at = networks["header"].index("cycles, most")
     cycles = {row[1]: row[at] for row in networks["rows"] if row[0] == "ResNet-8"}
-    rows = [(f"`{report['board']}`", f"`{report['preset']}`", f"{clock['fmax_hz'] / 1e6:.1f}",
+    rows = [(f"`{report['board']}`", f"`{report['preset']}`",
+             f"{clock['fmax_hz'] / 1e6:.1f}" + ("" if report["clocks"] else " (placed, not routed)"),
              f"{cycles[report['preset']]:,}", f"{clock['fmax_hz'] / cycles[report['preset']]:,.1f}")
-            for report in reports for clock in report["clocks"][:1] if report["preset"] in cycles]
+            for report in reports for clock in (report["clocks"] or report.get("placed", ()))[:1]
+            if report["preset"] in cycles]
     if not rows:
         return []
     return [
