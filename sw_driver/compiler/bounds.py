@@ -38,6 +38,12 @@ def command_bounds(commands: Sequence[Command], spans: Sequence[Span]) -> list[L
     """The same for each command of a program, from when it runs, or ran."""
     before = predecessors(commands)
     engine_end = dict.fromkeys(Engine, 0)
+    # A LOAD that has started behind another one moves its data when that is complete.
+    begins: list[int] = []
+    moved = dict.fromkeys(Engine, 0)
+    for command, span in zip(commands, spans, strict=True):
+        begins.append(max(span.start, moved[command.engine]))
+        moved[command.engine] = max(moved[command.engine], span.end)
     bounds: list[LayerBound] = []
     for i, command in enumerate(commands):
         free, engine_end[command.engine] = engine_end[command.engine], max(engine_end[command.engine], spans[i].end)
@@ -45,9 +51,9 @@ def command_bounds(commands: Sequence[Command], spans: Sequence[Span]) -> list[L
         computed = [spans[j].end for j in before[i] if not _transfers(commands[j])]
         first = max([free, *computed])
         end = max((spans[j].end for j in before[i] if _transfers(commands[j])), default=first)
-        for other, transfer in zip(commands, spans, strict=True):
+        for other, transfer, begin in zip(commands, spans, begins, strict=True):
             if _transfers(other):
-                cycles = max(0, min(end, transfer.end) - max(first, transfer.start))
+                cycles = max(0, min(end, transfer.end) - max(first, begin))
                 if other.opcode is Opcode.LOAD and other.values["space"] not in _FEATURES:
                     bound.weights += cycles
                 else:

@@ -306,6 +306,14 @@ def test_no_memory_there(host: Host, good: GoodProgram, window: Window, error: E
     good.check(host)
 
 
+def test_a_load_that_fails_while_the_next_has_begun(host: Host, good: GoodProgram) -> None:
+    """The error is the first one's, whose data don't come."""
+    host.place(image_of(CONFIG, [(Opcode.LOAD, LOAD)] * 3))
+    host.set_window(Window.INPUT, MEMORY_BYTES, 0x1000, PERMISSIONS[Window.INPUT])
+    expect_error(host, Error.BUS_READ, 1, MEMORY_BYTES)
+    good.check(host)
+
+
 def test_token_that_never_comes(host: Host, good: GoodProgram) -> None:
     host.place(image_of(CONFIG, [*BEFORE, (Opcode.STORE, {**STORE, "wait_conv": 1})]))
     expect_error(host, Error.WATCHDOG, BAD_AT)
