@@ -206,7 +206,7 @@ class LoadEngine(wiring.Component):
         # ---- the next command: checked, asked for, taken once the current one is complete -----------------------
         parameters_wanted = Signal()  # those behind the current command's block are not asked for yet
         asked = Signal()  # the last that was asked for is the next command's
-        failed = Signal()
+        failure = Signal.like(self.engine.error)  # of the bus
         m.d.comb += [
             bus.request.payload.window.eq(Mux(parameters_wanted, current.window, command.window)),
             bus.request.payload.offset.eq(Mux(
@@ -231,7 +231,7 @@ class LoadEngine(wiring.Component):
                         m.next = "ASKED"
             with m.State("ASKED"):
                 m.d.comb += [
-                    take.eq(~busy & ~failed),
+                    take.eq(~busy & ~failure.valid),
                     count_ahead.eq(busy & ~awaited & ~ahead & compressed),
                 ]
                 with m.If(take):
@@ -263,18 +263,16 @@ class LoadEngine(wiring.Component):
             m.d.sync += busy.eq(0)
 
         # ---- errors; the next command's when it is the oldest -----------------------------------------------------
-        failure = Signal.like(self.engine.error)  # of the bus
         of_next = Signal()  # it is about the next command
         error = Signal.like(failure)
-        m.d.comb += failed.eq(failure.valid)
-        with m.If(bus.error.valid & ~failed):
+        with m.If(bus.error.valid & ~failure.valid):
             m.d.sync += [
                 failure.eq(bus.error),
                 of_next.eq(Mux(bus.error.code == Error.BUS_READ, ~awaited, asked) & ~take),
             ]
         with m.If(weights.failed & busy):
             m.d.comb += [error.valid.eq(1), error.code.eq(Error.WEIGHT_STREAM), error.address.eq(current.offset)]
-        with m.Elif(failed):
+        with m.Elif(failure.valid):
             m.d.comb += [error.eq(failure), error.valid.eq(~(of_next & busy))]
         with m.Elif(refused):
             m.d.comb += [error.valid.eq(~busy), error.code.eq(Error.BAD_COMMAND), error.address.eq(command.offset)]

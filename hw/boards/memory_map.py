@@ -16,6 +16,9 @@ from hw.bus.axi import AXI4, PAGE_BYTES, AXI4Read
 from hw.contract.config import Config
 from hw.register_slice import RegisterSlice
 
+#: Of an address channel, all but its handshake.
+_ADDRESS = ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos")
+
 #: Reads under way at once that are counted; more of the device's wait.
 _READS = 15
 
@@ -57,11 +60,10 @@ class MemoryMap(wiring.Component):
     def _address_slice(self, m: Module) -> RegisterSlice:
         """Of AR: its output, less `valid` and `ready`, goes to both memories."""
         bus = self.bus
-        names = ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos")
         m.submodules.address = slice_ = RegisterSlice(data.StructLayout(
-            {name: len(getattr(bus, f"ar{name}")) for name in names}))
+            {name: len(getattr(bus, f"ar{name}")) for name in _ADDRESS}))
         m.d.comb += [slice_.i.valid.eq(bus.arvalid), bus.arready.eq(slice_.i.ready)]
-        for name in names:
+        for name in _ADDRESS:
             m.d.comb += slice_.i.payload[name].eq(getattr(bus, f"ar{name}"))
             for target in (self.memory, self.flash):
                 m.d.comb += getattr(target, f"ar{name}").eq(slice_.o.payload[name])
@@ -83,7 +85,7 @@ class MemoryMap(wiring.Component):
         bus, memory, flash = self.bus, self.memory, self.flash
 
         # ---- writes -------------------------------------------------------------------------------------------------
-        for name in ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos", "valid"):
+        for name in (*_ADDRESS, "valid"):
             m.d.comb += getattr(memory, f"aw{name}").eq(getattr(bus, f"aw{name}"))
         for name in ("data", "strb", "last", "valid"):
             m.d.comb += getattr(memory, f"w{name}").eq(getattr(bus, f"w{name}"))

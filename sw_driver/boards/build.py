@@ -45,8 +45,8 @@ TOP = "board"
 #: Place and route begin somewhere: always in the same place.
 SEED = "1"
 
-#: Picoseconds that abc9 counts for the way from a LUT to the next: what nextpnr finds on average where an FPGA is well
-#: filled. With synth_lattice's own 300, it saves LUTs on what becomes the longest paths.
+#: Picoseconds that abc9 counts for the way from a LUT to the next, of the order of what nextpnr reports for wires. With
+#: synth_lattice's own 300, it saves LUTs on what becomes the longest paths.
 WIRE_PS = 900
 
 # Yosys looks at a memory's `no_rw_check` where it joins a read port to its register, so that the two are taken apart

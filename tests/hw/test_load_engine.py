@@ -6,41 +6,17 @@ import os
 
 import numpy as np
 import pytest
-from amaranth import Module
-from amaranth.lib import wiring
-from amaranth.lib.wiring import Out
 
-from hw.bus.axi import AXI4
-from hw.bus.master import BusMaster
 from hw.contract.commands import Opcode, Space, encode
 from hw.contract.config import PRESETS, preset
 from hw.contract.registers import Error
-from hw.load_engine import LoadEngine, Remainder
+from hw.load_engine import Remainder
 from testbench.axi_memory_model import AxiMemoryModel
 from testbench.component_simulation import simulate
+from testbench.load_bench import BASE, LoadBench
 
 SEED = int(os.environ.get("LACUNA_SEED", "1"))
-BASE = 0x1_0000
 BYTES = 16384
-
-
-class Bench(wiring.Component):
-    """A load engine and a bus master; window 0 is all of the memory."""
-
-    def __init__(self, config):
-        self.load = LoadEngine(config)
-        self.master = BusMaster(config)
-        super().__init__({"bus": Out(AXI4(config))})
-        self.bus = self.master.bus
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.load = self.load
-        m.submodules.master = self.master
-        wiring.connect(m, self.load.bus, self.master.load)
-        window = self.master.windows[0]
-        m.d.comb += [window.base.eq(BASE), window.size.eq(BYTES), window.read.eq(1)]
-        return m
 
 
 def geometry(config):
@@ -97,7 +73,7 @@ def test_every_space(name):
     """Random loads land where they should, with addresses that wrap around, under random stalls."""
     print(f"LACUNA_SEED={SEED}")
     config = preset(name)
-    bench = Bench(config)
+    bench = LoadBench(config, BYTES)
     random = np.random.default_rng([SEED, len(name)])
     content = random.bytes(BYTES)
     memory = AxiMemoryModel(bench.bus, content, BASE, SEED, (0, 25), 0.7, 0.7)
@@ -125,7 +101,7 @@ def test_every_space(name):
 def test_throughput():
     """With 20 cycles of latency, a beat is written in every cycle once the first is there."""
     config = preset("large")
-    bench = Bench(config)
+    bench = LoadBench(config, BYTES)
     memory = AxiMemoryModel(bench.bus, bytes(BYTES), BASE)
     written = []
 
@@ -157,7 +133,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("fields", REFUSED)
 def test_refused_before_anything_is_done(fields):
-    bench = Bench(preset("large"))
+    bench = LoadBench(preset("large"), BYTES)
     memory = AxiMemoryModel(bench.bus, bytes(BYTES), BASE)
     written = []
 
@@ -177,7 +153,7 @@ def test_bus_and_window_errors():
             ({"offset": BYTES - 8, "length": 16}, (Error.WINDOW_READ, BYTES - 8)),
             ({"window": 1, "length": 16}, (Error.WINDOW_READ, 0)),
             ({"offset": 64, "length": 80}, (Error.BUS_READ, BASE + 128))):
-        bench = Bench(preset("large"))
+        bench = LoadBench(preset("large"), BYTES)
         memory = AxiMemoryModel(bench.bus, bytes(BYTES), BASE)
         memory.read_errors = [range(BASE + 128, BASE + 136)]
         written = []
