@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hw.contract.weight_decoding import Tiles, WeightStreamError, decode
-from hw.contract.weight_encoding import encode
-from hw.contract.weight_format import CHECK_BITS, CHECK_DIGIT, TileOrder, check_steps, final_step
+from hw.contract.weight_encoding import WAY_BITS, encode
+from hw.contract.weight_format import (
+    CHECK_BITS,
+    CHECK_DIGIT,
+    STATE_BITS,
+    UNIT_BITS,
+    TileOrder,
+    check_steps,
+    final_step,
+)
 from hw.contract.weight_standard_tables import RAW, STANDARD_BINS, STANDARD_TABLES
 from hw.contract.weight_tables import FREQUENCIES, Bin, TableError, fit, symbols
 
@@ -66,10 +74,39 @@ def test_decoding_undoes_encoding(seed, lanes, kind, ways, share):
     tiles = random_tiles(random, order, kind)
     block = encode(tiles.maps, tiles.words, order, ways, share)
     assert decode(block, order) == tiles
+    assert len(block) <= most_bytes(tiles, order, ways, share)
+
+
+def coded(tiles: Tiles, order: TileOrder) -> tuple[int, int]:
+    """Weights and rows that a block codes."""
     weights = sum(tile.outputs * row_map.bit_count() for tile, row_map in zip(order, tiles.maps, strict=True))
-    rows = sum(tile.rows for tile in order)
-    # Nothing expands, but for a block's own bytes.
-    assert len(block) <= weights + rows / 8 + 16 + 5 * min(ways, 2 * lanes)
+    return weights, sum(tile.rows for tile in order)
+
+
+def most_bytes(tiles: Tiles, order: TileOrder, ways: int, share: float) -> float:
+    """What the format promises: eight bits a weight and a bit a row, but for a block's own bits.
+
+    Those are the header, the check value, and of each state: itself, and the three units that its decoder may have
+    taken in when it ends (a step begins with two, or takes the third).
+    """
+    weights, rows = coded(tiles, order)
+    bits = 8.001 * weights + rows
+    state = STATE_BITS + 3 * UNIT_BITS
+    states = min(ways, 2 * order.lanes, max(1, int(share * bits / WAY_BITS)))
+    return (UNIT_BITS + bits + CHECK_BITS + state * states) / 8
+
+
+def test_a_state_costs_what_the_encoder_counts_for_it():
+    """How many states a block gets follows from WAY_BITS: the mean over blocks of all kinds."""
+    print(f"LACUNA_SEED={SEED}")
+    random = np.random.default_rng(SEED)
+    surplus = []
+    for number in range(60):
+        order = random_order(random, 16)
+        tiles = random_tiles(random, order, KINDS[number % len(KINDS)])
+        one, many = (len(encode(tiles.maps, tiles.words, order, ways, 1.0)) for ways in (1, 32))
+        surplus.append((many - one) * 8 / 31)
+    assert 0.75 * WAY_BITS < np.mean(surplus) < 1.25 * WAY_BITS, surplus
 
 
 def damaged(random: np.random.Generator, block: bytes) -> bytes:
