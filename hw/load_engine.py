@@ -308,7 +308,7 @@ class LoadEngine(wiring.Component):
         gather = Signal(beat_bits * most_beats)
         position = Signal(range(most_beats))
         last_of_entry = Signal.like(position)  # beats of an entry less one
-        space = Signal.like(command.space)
+        space, to_feature = Signal.like(command.space), Signal()
         address = Signal(max(len(port.address) for port in (self.weight, self.map, self.mask, self.parameter,
                                                             self.feature.request.payload)))
         written = Signal()  # the waiting entry is written in this cycle
@@ -329,14 +329,12 @@ class LoadEngine(wiring.Component):
 
         # ---- write -------------------------------------------------------------------------------------------
         with m.If(take):
-            m.d.sync += [space.eq(target),
+            m.d.sync += [space.eq(target), to_feature.eq(target == Space.FEATURE),
                          address.eq(Mux(compressed, command.parameter_address, command.address))]
         with m.Elif(word_written):
             m.d.sync += address.eq(address + 1)
 
-        to_feature = Signal()
         m.d.comb += [
-            to_feature.eq(space == Space.FEATURE),
             self.feature.request.valid.eq(entry_valid & to_feature),
             self.feature.request.payload.address.eq(address),
             word_written.eq(entry_valid & (self.feature.request.ready | ~to_feature)),

@@ -16,15 +16,16 @@ class RegisterSlice(wiring.Component):
 
     Members
     -------
-    i, o : the stream before and after.
+    i, o : the stream before and after. drop : what is in here is forgotten.
     """
 
+    drop: Signal
     i: stream.Interface
     o: stream.Interface
 
     def __init__(self, shape: ShapeLike):
         self.shape = shape
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        super().__init__({"drop": In(1), "i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -48,4 +49,6 @@ class RegisterSlice(wiring.Component):
             m.d.sync += spare_valid.eq(1)
         with m.If(self.i.ready):
             m.d.sync += spare.eq(self.i.payload)
+        with m.If(self.drop):
+            m.d.sync += [self.o.valid.eq(0), spare_valid.eq(0)]
         return m

@@ -21,7 +21,7 @@ from hw.contract.config import Config
 class BlockMemory(wiring.Component):
     """A memory with one read and one write port, shared by the device's AXI4 master and the bridge.
 
-    A read burst gives one beat per cycle, the first three cycles after its address was taken; so does the next one,
+    A read burst gives one beat per cycle, the first four cycles after its address was taken; so does the next one,
     without a gap. The bridge goes first and takes one cycle per word. A read sees every write that was answered
     before its address was taken. Addresses outside are answered with DECERR, those of the bridge with `error`, and
     nothing is written. Bursts are incrementing ones of whole beats, as the device makes them.
@@ -81,21 +81,27 @@ class BlockMemory(wiring.Component):
                 ask.data.eq(request.payload.data),
             ]
 
-        # ---- reads: a burst is a place in the memory and the beats that are left ---------------------------
+        # ---- reads: a burst is a place in the memory and the beats that are left; the next one waits ---------
         read_entry, read_inside = self._place(m, bus.araddr, "read")
         burst = data.StructLayout({"entry": read_entry.shape(), "inside": 1, "left": 8, "id": len(bus.arid)})
         reading, burst_read = Signal(), Signal(burst)
-        take_beat = Signal()
-        m.d.comb += bus.arready.eq(~reading | (take_beat & (burst_read.left == 0)))
+        waiting, burst_next = Signal(), Signal(burst)
+        take_beat, begin = Signal(), Signal()
+        m.d.comb += [
+            bus.arready.eq(~waiting),
+            begin.eq(~reading | (take_beat & (burst_read.left == 0))),
+        ]
+        with m.If(~waiting):
+            m.d.sync += [
+                waiting.eq(bus.arvalid), burst_next.entry.eq(read_entry), burst_next.inside.eq(read_inside),
+                burst_next.left.eq(bus.arlen), burst_next.id.eq(bus.arid),
+            ]
         with m.If(take_beat):
             m.d.sync += [burst_read.entry.eq(burst_read.entry + 1), burst_read.left.eq(burst_read.left - 1)]
-            with m.If(burst_read.left == 0):
-                m.d.sync += reading.eq(0)
-        with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [
-                reading.eq(1), burst_read.entry.eq(read_entry), burst_read.inside.eq(read_inside),
-                burst_read.left.eq(bus.arlen), burst_read.id.eq(bus.arid),
-            ]
+        with m.If(begin):
+            m.d.sync += [reading.eq(waiting), burst_read.eq(burst_next)]
+            with m.If(waiting):
+                m.d.sync += waiting.eq(0)
 
         # Two steps behind the address: in the memory, and in a register of its own, for the sake of the clock.
         answer = data.StructLayout({"bridge": 1, "failed": 1, "last": 1, "id": len(bus.rid)})
@@ -139,7 +145,7 @@ class BlockMemory(wiring.Component):
         burst_write = Signal(burst)
         m.d.comb += [
             bus.awready.eq(~writing & ~bus.bvalid),
-            bridge_writes.eq(asked & advance & ask.write & ask.inside),
+            bridge_writes.eq(asked & ask.write & ask.inside),  # as long as the request waits: the same each time
             bus.wready.eq(writing & ~bridge_writes),
         ]
         with m.If(bus.awvalid & bus.awready):

@@ -58,11 +58,12 @@ class MemoryMap(wiring.Component):
         return inside
 
     def _address_slice(self, m: Module) -> RegisterSlice:
-        """Of AR: its output, less `valid` and `ready`, goes to both memories."""
+        """Of AR, and whose it is: its output, less `valid` and `ready`, goes to both memories."""
         bus = self.bus
         m.submodules.address = slice_ = RegisterSlice(data.StructLayout(
-            {name: len(getattr(bus, f"ar{name}")) for name in _ADDRESS}))
-        m.d.comb += [slice_.i.valid.eq(bus.arvalid), bus.arready.eq(slice_.i.ready)]
+            {"in_flash": 1, **{name: len(getattr(bus, f"ar{name}")) for name in _ADDRESS}}))
+        m.d.comb += [slice_.i.valid.eq(bus.arvalid), bus.arready.eq(slice_.i.ready),
+                     slice_.i.payload.in_flash.eq(self._in_flash(m, bus.araddr, "read"))]
         for name in _ADDRESS:
             m.d.comb += slice_.i.payload[name].eq(getattr(bus, f"ar{name}"))
             for target in (self.memory, self.flash):
@@ -97,7 +98,7 @@ class MemoryMap(wiring.Component):
         # Both channels through registers: on the way there are an address decoder and both memories.
         address, beat = self._address_slice(m), self._beat_slice(m)
         asked = address.o
-        wanted = self._in_flash(m, asked.payload.addr, "read")
+        wanted = asked.payload.in_flash
         from_flash = Signal()  # the reads under way
         count = Signal(range(_READS + 1))
         allowed, begun, ended = Signal(), Signal(), Signal()

@@ -112,7 +112,7 @@ class SpiFlash(wiring.Component):
                 with m.If(pause == 0):
                     m.next = "IDLE"
             with m.State("IDLE"):
-                m.d.comb += request.ready.eq(~words.valid | words.ready)
+                m.d.comb += request.ready.eq(~words.valid)
                 m.d.sync += [asked.eq(request.payload), bits_left.eq(8 * WORD_BYTES)]
                 with m.If(request.valid & request.ready & (request.payload.words != 0)):
                     with m.If(streaming & (request.payload.address == position)):
@@ -135,8 +135,8 @@ class SpiFlash(wiring.Component):
                     m.d.sync += [streaming.eq(1), bits_left.eq(8 * WORD_BYTES)]
                     m.next = "READ"
             with m.State("READ"):
-                # The last bit waits for room.
-                m.d.comb += shifting.eq((bits_left != 1) | ~words.valid | words.ready)
+                # The last bit waits for room. A word that is taken in this cycle is too late: much hangs on it.
+                m.d.comb += shifting.eq((bits_left != 1) | ~words.valid)
                 with m.If(bit_end & (bits_left[:3] == 1)):
                     m.d.sync += word.eq(Cat(word[8:], self.cipo, byte))
                     with m.If(bits_left == 1):

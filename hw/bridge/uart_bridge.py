@@ -9,8 +9,9 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hw.bridge.memory_port import MemoryPort
 from hw.bridge.request_server import RequestServer
 from hw.bridge.uart import UartReceiver, UartTransmitter, divisor_of
-from hw.bridge.uart_framing import FrameReceiver, FrameTransmitter
+from hw.bridge.uart_framing import SYMBOL, FrameReceiver, FrameTransmitter
 from hw.bus.axi import AXI4Lite
+from hw.register_slice import RegisterSlice
 
 
 class ByteBridge(wiring.Component):
@@ -45,7 +46,10 @@ class ByteBridge(wiring.Component):
         m.submodules.transmitter = transmitter = FrameTransmitter()
         connect(m, flipped(self.i), receiver.i)
         connect(m, receiver.o, server.i)
-        connect(m, server.o, transmitter.i)
+        # What the server does next hangs on whether a symbol was taken, and that on its own value.
+        m.submodules.symbols = symbols = RegisterSlice(SYMBOL)
+        connect(m, server.o, symbols.i)
+        connect(m, symbols.o, transmitter.i)
         connect(m, transmitter.o, flipped(self.o))
         connect(m, server.registers, flipped(self.registers))
         connect(m, server.memory, flipped(self.memory))

@@ -249,16 +249,12 @@ class PixelWalker(wiring.Component):
         input_free = Signal(range(INPUT_WAVES + 1), init=INPUT_WAVES)
         output_free = Signal(range(OUTPUT_WAVES + 1), init=OUTPUT_WAVES)
         input_free_next, output_free_next = Signal.like(input_free), Signal.like(output_free)
-        slots_free = Signal(init=1)
-        full = Signal()
+        full, full_next = Signal(), Signal()
         closing = Signal()
         group_ended = Signal()
         settling = Signal(2)  # pixels on their way to the tables
         m.d.comb += [
             capacity.eq(config.wave_pixels >> self.unrolling),
-            # A full wave stays open until the next active pixel, or the end of the group, is seen, so that
-            # the last wave of a group is known as such.
-            closed.eq(full | ~slots_free),
             self.wave.payload.pixels.eq(count),
             self.wave.payload.blocks.eq(group_blocks),
             self.wave.payload.first_block.eq(first_block),
@@ -272,13 +268,17 @@ class PixelWalker(wiring.Component):
         m.d.sync += [
             input_free.eq(input_free_next),
             output_free.eq(output_free_next),
-            slots_free.eq((input_free_next != 0) & (output_free_next != 0)),
+            # A full wave stays open until the next active pixel, or the end of the group, is seen, so that
+            # the last wave of a group is known as such.
+            full.eq(full_next),
+            closed.eq(full_next | (input_free_next == 0) | (output_free_next == 0)),
             settling.eq(Cat(take, settling[0])),
         ]
+        m.d.comb += full_next.eq(Mux(take, count == (capacity - 1)[: len(count)], full & ~closing))
         with m.If(closing):
-            m.d.sync += [count.eq(0), full.eq(0), input_slot.eq(input_slot + 1), output_slot.eq(output_slot + 1)]
+            m.d.sync += [count.eq(0), input_slot.eq(input_slot + 1), output_slot.eq(output_slot + 1)]
         with m.If(take):
-            m.d.sync += [count.eq(count + 1), full.eq(count == (capacity - 1)[: len(count)])]
+            m.d.sync += count.eq(count + 1)
             with m.If(first_group):
                 m.d.sync += self.active_pixels.eq(self.active_pixels + 1)
 

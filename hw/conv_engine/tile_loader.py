@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
@@ -77,7 +77,7 @@ class TileLoader(wiring.Component):
         item = data.StructLayout({"map": lanes, "words_last": (lanes // 2 - 1).bit_length(), "stored": 1,
                                   "target": rows, **tags})
         ahead_depth, reads_under_way = 8, 3
-        m.submodules.ahead = ahead = SyncFIFO(width=item.size, depth=ahead_depth)
+        m.submodules.ahead = ahead = SyncFIFOBuffered(width=item.size, depth=ahead_depth)
         map_at = Signal(map_bits)
         group_map = Signal(map_bits)
         step = Signal(24, init=1)  # from 1 on

@@ -63,7 +63,8 @@ class ProgramFetch(wiring.Component):
         any_whole = Signal()
         first = Signal()
         offset = Signal(32, reset_less=True)  # of what is asked for next; before a program runs, of its BEGIN
-        chunk = Signal(range(COMMANDS_AT_ONCE + 1))
+        chunk = Signal(range(COMMANDS_AT_ONCE + 1), init=FIRST_COMMANDS)  # commands that are asked for
+        next_chunk = Signal.like(chunk)
         length = Signal(range(COMMANDS_AT_ONCE * COMMAND_BYTES + 1))
         # Behind the first commands: COMMANDS_AT_ONCE asked for, times. A denied transfer is the last asked for.
         later = Signal(INDEX_BITS - AT_ONCE_SHIFT)
@@ -78,7 +79,6 @@ class ProgramFetch(wiring.Component):
             with m.State("FIRST"):
                 m.d.comb += [
                     first.eq(1),
-                    chunk.eq(FIRST_COMMANDS),
                     bus.request.valid.eq(self.run),
                 ]
                 with m.If(bus.request.valid & bus.request.ready):
@@ -88,17 +88,20 @@ class ProgramFetch(wiring.Component):
                 with m.If(self.count_known):
                     m.next = "REST"
             with m.State("REST"):
-                m.d.comb += [
-                    chunk.eq(Mux(any_whole, COMMANDS_AT_ONCE, rest)),
-                    bus.request.valid.eq((chunk != 0) & (room >= chunk)),
-                ]
-                with m.If(bus.request.valid & bus.request.ready):
+                m.d.comb += next_chunk.eq(Mux(any_whole, COMMANDS_AT_ONCE, rest))
+                m.d.sync += chunk.eq(next_chunk)
+                with m.If((next_chunk != 0) & (room >= next_chunk)):
+                    m.next = "ASK"
+            with m.State("ASK"):
+                m.d.comb += bus.request.valid.eq(1)
+                with m.If(bus.request.ready):
                     m.d.sync += [
                         later.eq(later + any_whole),
                         first_of_last.eq(Cat(Const(FIRST_COMMANDS, AT_ONCE_SHIFT), later)),
                     ]
                     with m.If(~any_whole):
                         m.d.sync += rest.eq(0)
+                    m.next = "REST"
 
         granted, freed = Signal(range(COMMANDS_AT_ONCE + 1)), Signal()
         with m.If(bus.request.valid & bus.request.ready):

@@ -41,11 +41,8 @@ class Decide(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         settings, result, request = self.settings, self.result, self.write.request
-        flush, advance = Signal(), Signal()
-        m.d.comb += [
-            advance.eq(~(flush & request.valid)),  # not in the cycle in which it is taken either: that comes late
-            result.ready.eq(advance),
-        ]
+        flush, advance = Signal(), Signal(init=1)  # from a register: everything in front hangs on it
+        m.d.comb += result.ready.eq(advance)
 
         # ---- comparisons, a step for their look-up tables and one to gather them ---------------------------------
         values = [value for part in result.payload.values for value in part]
@@ -91,8 +88,11 @@ class Decide(wiring.Component):
         with m.Elif(moved):
             m.d.sync += [request.valid.eq(1), request.payload.address.eq(address), request.payload.data.eq(word),
                          address.eq(address + 1)]
+        # A full word waits until the one before it is gone, which is known a cycle later.
+        flush_next = Signal()
+        m.d.comb += flush_next.eq(Mux(advance, decided & full, flush))
+        m.d.sync += [flush.eq(flush_next), advance.eq(~(flush_next & (moved | request.valid)))]
         with m.If(advance):
-            m.d.sync += flush.eq(decided & full)
             m.d.sync += word.eq(Cat((word[i] & ~flush) | (eighth[i // 8] & within[i % 8])
                                     for i in range(MASK_WORD_BITS)))
             with m.If(decided):

@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import KERNEL_MAX, Config
 from hw.contract.layouts import DEPTHWISE_TAPS, depthwise_lines
 from hw.ports import word_address_bits
+from hw.register_slice import RegisterSlice
 from hw.vector_engine.settings import Settings
 from hw.vector_engine.window_generator import Window
 from hw.vector_engine.word_reader import Fetch
@@ -65,7 +66,8 @@ class _Waiting(data.StructLayout):
     """A window that waits, in the terms of the walk.
 
     a : word of the first tap in the first kernel row that is inside the input. output, parity : as in Window.
-    new : words of a line that it does not share with the pixel before, 1 to 3.
+    new : words of a line that it does not share with the pixel before, 1 to 3. three : it shares none, and its row is
+    inside.
     next_ky, line : the number of the row behind this one, from 1 on, and that of this one's first line. last_ky : this
     is the kernel's last row. row_inside : this row is inside the input, else none is, and it is the last one.
     next_past : distance of the next row from the one behind the input, negative if it is inside.
@@ -79,6 +81,7 @@ class _Waiting(data.StructLayout):
             "output": unsigned(word_address_bits(config)),
             "parity": 1,
             "new": 2,
+            "three": 1,
             "next_ky": unsigned(_KY_BITS),
             "last_ky": 1,
             "line": unsigned(LINE_BITS),
@@ -111,7 +114,10 @@ class DepthwiseWalk(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, settings, fetch = self.config, self.settings, self.fetch
+        config, settings = self.config, self.settings
+        m.submodules.slice = slice_ = RegisterSlice(Fetch(config, self.tag_bits))
+        wiring.connect(m, slice_.o, wiring.flipped(self.fetch))
+        fetch = slice_.i
         address_bits = word_address_bits(config)
         distance = signed(_DISTANCE_BITS)
         m.submodules.windows = windows = SyncFIFO(width=_Waiting(config).size, depth=_WINDOWS)
@@ -125,7 +131,8 @@ class DepthwiseWalk(wiring.Component):
         last_ky, first_group, last_group = Signal(), Signal(), Signal()
         row_address, address = Signal(address_bits), Signal(address_bits)
         output, parity = Signal(address_bits), Signal()
-        new = Signal(2)
+        new, three = Signal(2), Signal()
+        first_used = Signal()  # the line's first tap is one of the kernel's
         before, past = Signal(distance), Signal(distance)  # of the line's first tap, across
         row_before, row_past = Signal(signed(_BEFORE_BITS)), Signal(distance)  # of the row's
         next_past, row_inside = Signal(distance), Signal()
@@ -145,17 +152,19 @@ class DepthwiseWalk(wiring.Component):
         m.d.comb += [
             last_row.eq(last_ky | ~next_past[-1]),
         ]
-        row_begins = [next_group.eq(2), first_group.eq(1), last_group.eq(settings.lines == 1)]
+        row_begins = [next_group.eq(2), first_group.eq(1), last_group.eq(settings.lines == 1),
+                      first_used.eq(settings.unused_taps == 0)]
         for j in range(DEPTHWISE_TAPS):
             used = ~first_group | (settings.unused_taps <= j)
             m.d.comb += [
                 inside[j].eq(~befores[j][-1] & pasts[j][-1] & row_inside & used),
                 wanted[j].eq(inside[j] & (new >= DEPTHWISE_TAPS - j)),
             ]
-        first_word, advance, end_of_line, end_of_pixel = Signal(), Signal(), Signal(), Signal()
+        # The first word decides about everything here: from as few bits as can be.
+        first_word, end_of_line, end_of_pixel = Signal(), Signal(), Signal()
         tag = Signal(LineTag(config))
         m.d.comb += [
-            first_word.eq(wanted[0] & ~second),
+            first_word.eq(three & first_used & ~before[-1] & past[-1] & ~second),
             tag.line.eq(line),
             tag.parity.eq(parity),
             tag.pair.eq(new != 1),
@@ -163,26 +172,24 @@ class DepthwiseWalk(wiring.Component):
             tag.clear.eq((new == DEPTHWISE_TAPS) & ~inside[0]),
             tag.last.eq(last_row & last_group),
             tag.output.eq(output),
-            advance.eq(~fetch.valid | fetch.ready),
-            end_of_line.eq(active & advance & ~first_word),
+            fetch.valid.eq(active),
+            fetch.payload.read_a.eq(first_word | wanted[1]),
+            fetch.payload.read_b.eq(~first_word & wanted[2]),
+            fetch.payload.a.eq(Mux(first_word, taps[0], taps[1])),
+            fetch.payload.b.eq(taps[2]),
+            fetch.payload.tag.eq(tag),
+            end_of_line.eq(active & fetch.ready & ~first_word),
             end_of_pixel.eq(end_of_line & last_row & last_group),
-            self.busy.eq(active | windows.r_rdy | arriving | fetch.valid),
+            self.busy.eq(active | windows.r_rdy | arriving | self.fetch.valid),
         ]
-        with m.If(advance):
-            m.d.sync += [
-                fetch.valid.eq(active),
-                fetch.payload.read_a.eq(first_word | wanted[1]),
-                fetch.payload.read_b.eq(~first_word & wanted[2]),
-                fetch.payload.a.eq(Mux(first_word, taps[0], taps[1])),
-                fetch.payload.b.eq(taps[2]),
-                fetch.payload.tag.eq(tag),
-                second.eq(active & first_word),
-            ]
+        with m.If(fetch.ready):
+            m.d.sync += second.eq(active & first_word)
         with m.If(end_of_line):
             m.d.sync += line.eq(line + 1)
             with m.If(~last_group):
                 m.d.sync += [
-                    next_group.eq(next_group + 1), first_group.eq(0), last_group.eq(next_group == settings.lines),
+                    next_group.eq(next_group + 1), last_group.eq(next_group == settings.lines),
+                    first_group.eq(0), first_used.eq(1),
                     address.eq(taps[-1]), before.eq(befores[-1]), past.eq(pasts[-1]),
                 ]
             with m.Else():
@@ -205,7 +212,7 @@ class DepthwiseWalk(wiring.Component):
                 row_address.eq(window.a), address.eq(window.a),
                 before.eq(window.before), row_before.eq(window.before),
                 past.eq(window.past), row_past.eq(window.past),
-                output.eq(window.output), parity.eq(window.parity), new.eq(window.new),
+                output.eq(window.output), parity.eq(window.parity), new.eq(window.new), three.eq(window.three),
                 *row_begins,
             ]
         return m
@@ -262,6 +269,7 @@ class DepthwiseWalk(wiring.Component):
         m.d.comb += [
             entry.a.eq(a + offset), entry.output.eq(output), entry.parity.eq(parity),
             entry.new.eq(Mux(new_row | ~settings.kept | moved[2:].any(), DEPTHWISE_TAPS, moved[:2])),
+            entry.three.eq((entry.new == DEPTHWISE_TAPS) & entry.row_inside),
             entry.next_ky.eq(next_ky), entry.last_ky.eq(last_ky), entry.line.eq(line),
             entry.row_inside.eq(~row_before[-1] & rows_past[-1]),
             entry.next_past.eq(_limited(rows_past, _DISTANCE_BITS).as_signed() + settings.dilation_y),

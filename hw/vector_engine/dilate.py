@@ -64,24 +64,30 @@ class Dilate(wiring.Component):
             m.d.sync += [top_row.eq(top_row + 1), top_place.eq(top_place + words)]
 
         # ---- the row of source bits, a byte at a time from its end ------------------------------------------------
-        at, place = Signal(signed(_BYTE_BITS)), Signal(signed(_BYTE_BITS))
+        # Where a byte lies is known when its turn comes: it is looked at as the one behind it is taken.
+        at, next_at, place = (Signal(signed(_BYTE_BITS), name=name) for name in ("at", "next_at", "place"))
         gathered = Signal(MASK_WORD_BITS)  # the word that `at` lies in, of all rows
         there = Signal()  # it is complete
-        past, ends, inside = Signal(), Signal(), Signal()
+        ends, inside, leaves_word = Signal(), Signal(), Signal()
+        step = Signal()  # to the next byte
         source, spread = Signal(8), Signal(8)
         half = Signal(4)
         last_byte = settings.last_pixel[3:]
         end = settings.last_pixel[:3]
         row_end = Cat(Const(1, 1), (end >= i for i in range(1, 8)))
+        next_place = Signal.like(place)
         m.d.comb += [
-            place.eq(Mux(wide_x, at >> 1, at)),
-            past.eq(place > last_byte),
-            ends.eq(place == last_byte),
-            inside.eq(~place[-1] & ~past),
+            next_place.eq(Mux(wide_x, next_at >> 1, next_at)),
             source.eq(gathered.word_select(place[:3], 8) & (row_end | (~ends).replicate(8))),
             half.eq(Mux(at[0], source[4:], source[:4])),
             spread.eq(Mux(wide_x, Cat(Cat(half[i], Const(0, 1)) for i in range(4)), source)),
         ]
+        with m.If(step):
+            m.d.sync += [
+                at.eq(next_at), next_at.eq(next_at - 1), place.eq(next_place), ends.eq(next_place == last_byte),
+                inside.eq(~next_place[-1] & (next_place <= last_byte)),
+                leaves_word.eq((next_place[:3] == 0) & ~(wide_x & next_at[0])),
+            ]
 
         # ---- the window, and what comes next into it ---------------------------------------------------------------
         window, result = Signal(MASK_WORD_BITS, reset_less=True), Signal(MASK_WORD_BITS)
@@ -108,8 +114,8 @@ class Dilate(wiring.Component):
         with m.If(load):
             m.d.sync += [byte.eq(Mux(inside, spread, 0)), loaded.eq(~fill)]
             with m.If(~fill):
-                m.d.sync += at.eq(at - 1)
-                with m.If((place[:3] == 0) & ~(wide_x & at[0])):
+                m.d.comb += step.eq(1)
+                with m.If(leaves_word):
                     m.d.sync += there.eq(0)
         with m.Elif(one):
             m.d.sync += byte.eq(byte << 1)
@@ -166,10 +172,13 @@ class Dilate(wiring.Component):
                 # The byte behind the last that tap 0 sees.
                 pad = settings.pad_left[:8]
                 m.d.sync += [
-                    at.eq(Cat(Const(7, 3), word) + ((pad + 7) >> 3)),
+                    next_at.eq(Cat(Const(7, 3), word) + ((pad + 7) >> 3)),
                     steps.eq(Cat((-pad)[:3], Const(8, 4))),
                     taps_left.eq(settings.kernel_width), bits_left.eq(7), loaded.eq(0), there.eq(0),
                 ]
+                m.next = "PLACE"
+            with m.State("PLACE"):
+                m.d.comb += step.eq(1)
                 m.next = "WALK"
             with m.State("WALK"):
                 m.d.comb += walk.eq(1)

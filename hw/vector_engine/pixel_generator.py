@@ -66,11 +66,11 @@ class PixelGenerator(wiring.Component):
 
         take, find, nothing = Signal(), Signal(), Signal()
         every = Signal()  # every pixel of the rows is active
+        some_left = Signal()  # bytes
         last_byte = Signal(bytes_per_word)  # one bit: of a row's last word, the byte of the last pixel
         m.d.comb += [
-            every.eq(~settings.gated | settings.whole),
             last_byte.eq(1 << settings.last_pixel[3:column_bits]),
-            find.eq(word_there & (bytes_left == 0)),
+            find.eq(word_there & ~some_left),
             take.eq(walking & fetched & (~word_there | find)),
             nothing.eq(find & settings.whole & ~word[0]),
             last_of_row.eq(place.word == settings.last_pixel[column_bits:]),
@@ -79,7 +79,7 @@ class PixelGenerator(wiring.Component):
             mask.address.eq(Mux(take, next_address, address)),
             self.moved.eq(take),
         ]
-        m.d.sync += fetched.eq(walking)
+        m.d.sync += [fetched.eq(walking), every.eq(~settings.gated | settings.whole)]
         with m.If(take):
             m.d.sync += [
                 word.eq(mask.data),
@@ -126,19 +126,19 @@ class PixelGenerator(wiring.Component):
                 & (~cut | within_row[bit]) for bit in range(8))),
             rest.eq(byte & ~_lowest(byte)),
             advance.eq(~self.item.valid | self.item.ready),
-            load.eq((bytes_left != 0) & ((byte == 0) | (advance & announced & (rest == 0)))),
+            load.eq(some_left & ((byte == 0) | (advance & announced & (rest == 0)))),
         ]
         with m.If(find):
             m.d.sync += [source.eq(word), source_place.eq(word_place), source_last.eq(word_last),
-                         bytes_left.eq(Mux(nothing, 0, found))]
+                         bytes_left.eq(Mux(nothing, 0, found)), some_left.eq(~nothing & found.any())]
             with m.If(word_first):
                 m.d.sync += new_row.eq(1)
         with m.If(load):
-            m.d.sync += [bytes_left.eq(bytes_left & ~lowest), byte_place.eq(source_place),
-                         byte_number.eq(_number(lowest)), new_row.eq(0)]
+            m.d.sync += [bytes_left.eq(bytes_left & ~lowest), some_left.eq((bytes_left & ~lowest) != 0),
+                         byte_place.eq(source_place), byte_number.eq(_number(lowest)), new_row.eq(0)]
 
         # ---- items: the row, then its pixels from the lowest bit on -------------------------------------------
-        m.d.comb += self.busy.eq(walking | word_there | (bytes_left != 0) | (byte != 0) | self.item.valid)
+        m.d.comb += self.busy.eq(walking | word_there | some_left | (byte != 0) | self.item.valid)
         item = self.item.payload
         with m.If(advance):
             m.d.sync += [

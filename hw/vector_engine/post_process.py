@@ -81,7 +81,7 @@ class PostProcess(wiring.Component):
         # ---- slices of a word, one per cycle; of two operands one every other cycle ------------------------------
         at = Signal(range(slices))
         two_operands, turn, issue = Signal(), Signal(), Signal()
-        m.d.sync += [turn.eq(~turn), two_operands.eq(settings.add | settings.multiply)]
+        m.d.sync += [turn.eq(~issue), two_operands.eq(settings.add | settings.multiply)]
         m.d.comb += [
             issue.eq(result.valid & ((at != 0) | addresses.w_rdy) & (turn | ~two_operands)),
             addresses.w_en.eq(issue & (at == 0)),

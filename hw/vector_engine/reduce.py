@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import word_address_bits
+from hw.register_slice import RegisterSlice
 from hw.vector_engine.tap_walk import TapTag
 from hw.vector_engine.word_reader import Words
 
@@ -85,37 +86,37 @@ class Reduce(wiring.Component):
         taps_before = Signal(unsigned((config.pool_area - 1).bit_length()))
         add, end = Signal(), Signal()
         anew = Signal(init=1)  # the sum begins with the tap: a reset of all sums would be a long way
+        # Whether there is room for a result comes from a register: all taps, and the reads behind them, hang on it.
+        m.submodules.slice = slice_ = RegisterSlice(Reduced(config))
+        wiring.connect(m, slice_.o, wiring.flipped(result))
+        made = slice_.i.payload
         m.d.comb += [
-            advance.eq(~(tap_valid & tap_tag.last & result.valid & ~result.ready)),
+            slice_.i.valid.eq(tap_valid & tap_tag.last),
+            advance.eq(~slice_.i.valid | slice_.i.ready),
             add.eq(tap_valid & advance),
             end.eq(add & tap_tag.last),
+            made.b.as_value().eq(b),
+            made.divisor.eq(Mux(self.maximum, 0, taps_before)),
+            made.output.eq(tap_tag.output),
             self.busy.eq(tap_valid | result.valid),
         ]
-        with m.If(result.ready):
-            m.d.sync += result.valid.eq(0)
         with m.If(add):
             m.d.sync += [taps_before.eq(taps_before + 1), anew.eq(tap_tag.last | self.maximum)]
         with m.If(end):
-            m.d.sync += [
-                taps_before.eq(0),
-                result.valid.eq(1),
-                result.payload.b.as_value().eq(b),
-                result.payload.divisor.eq(Mux(self.maximum, 0, taps_before)),
-                result.payload.output.eq(tap_tag.output),
-            ]
+            m.d.sync += taps_before.eq(0)
         for i in range(config.lanes):
             value = Signal(signed(8), name=f"value_{i}")
             tap = Signal(signed(8), name=f"tap_{i}", reset_less=True)
             partial = Signal(signed(sum_bits(config)), name=f"partial_{i}", reset_less=True)
             reduced = Signal.like(partial, name=f"reduced_{i}")
-            m.d.comb += [value.eq(words.payload.a.word_select(i, 8)), reduced.eq(Mux(anew, 0, partial) + tap)]
+            m.d.comb += [
+                value.eq(words.payload.a.word_select(i, 8)), reduced.eq(Mux(anew, 0, partial) + tap),
+                made.values[i // config.requantise_lanes][i % config.requantise_lanes].eq(reduced),
+            ]
             take, ahead = Signal(name=f"take_{i}"), Signal(signed(9), name=f"ahead_{i}")
             m.d.comb += [ahead.eq(tap - value), take.eq(accept & (always | ahead[-1]))]
             with m.If(take):
                 m.d.sync += tap.eq(value)
             with m.If(add):
                 m.d.sync += partial.eq(reduced)
-            with m.If(end):
-                m.d.sync += result.payload.values[i // config.requantise_lanes][
-                    i % config.requantise_lanes].eq(reduced)
         return m

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import word_address_bits
+from hw.register_slice import RegisterSlice
 from hw.vector_engine.settings import Settings
 from hw.vector_engine.window_generator import Window
 from hw.vector_engine.word_reader import Fetch
@@ -42,7 +43,10 @@ class TapWalk(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, settings, window, fetch = self.config, self.settings, self.window, self.fetch
+        config, settings, window = self.config, self.settings, self.window
+        m.submodules.slice = slice_ = RegisterSlice(Fetch(config, self.tag_bits))
+        wiring.connect(m, slice_.o, wiring.flipped(self.fetch))
+        fetch = slice_.i
         address_bits = word_address_bits(config)
 
         # ---- columns of a row, rows of a window, channel blocks of a pixel ---------------------------------------
@@ -65,7 +69,7 @@ class TapWalk(wiring.Component):
             fetch.payload.tag.eq(Cat(last_tap, output)),
             issue.eq(active & fetch.ready),
             window.ready.eq(~active | (fetch.ready & last_tap & last_block)),
-            self.busy.eq(active),
+            self.busy.eq(active | self.fetch.valid),
         ]
         row_columns = [next_column.eq(2), last_column.eq(one_column)]
         with m.If(issue):

@@ -94,18 +94,31 @@ class WindowGenerator(wiring.Component):
         for i in range(1, self._STAGES - 1):
             index.append(step(index[-1], name=f"index_{i}"))
 
+        def of_axis(rows: Value, columns: Value, windowless: int, name: str) -> tuple[Signal, Signal]:
+            """What a command says of rows and of columns, from registers: where it has no windows, the same of all."""
+            def kept(value: Value, axis: str) -> Signal:
+                chosen = Mux(settings.windowless, windowless, value)
+                register = Signal(chosen.shape(), name=f"{name}_of_{axis}", reset_less=True)
+                m.d.sync += register.eq(chosen)
+                return register
+
+            return kept(rows, "rows"), kept(columns, "columns")
+
+        stride_y, stride_x = of_axis(settings.stride_y, settings.stride_x, 1, "stride")
+        pad_top, pad_left = of_axis(settings.pad_top, settings.pad_left, 0, "pad")
+        reach_y, reach_x = of_axis(settings.kernel_height - settings.pad_top,
+                                   settings.kernel_width - settings.pad_left, 1, "reach")
+        height, width = of_axis(settings.input_height, settings.input_width, 1 << POSITION_BITS, "size")
+
         # 1: position of the window in the padded input.
-        stride = Mux(settings.windowless, 1, Mux(is_row[0], settings.stride_y, settings.stride_x))
+        stride = Mux(is_row[0], stride_y, stride_x)
         position = step(index[0] * stride, name="position")
         # 2: its corners in the input, which may lie outside.
         corner = signed(len(position) + 2)
-        pad = Mux(settings.windowless, 0, Mux(is_row[1], settings.pad_top, settings.pad_left))
-        kernel = Mux(settings.windowless, 1, Mux(is_row[1], settings.kernel_height, settings.kernel_width))
-        first = step(position - pad, corner, name="first")
-        end = step(position + (kernel - pad), corner, name="end")
+        first = step(position - Mux(is_row[1], pad_top, pad_left), corner, name="first")
+        end = step(position + Mux(is_row[1], reach_y, reach_x), corner, name="end")
         # 3: the part inside.
-        size = Mux(settings.windowless, 1 << POSITION_BITS,
-                   Mux(is_row[2], settings.input_height, settings.input_width))
+        size = Mux(is_row[2], height, width)
         clipped_first = Mux(first < 0, 0, first)
         taps = step(Mux(end > size, size, end) - clipped_first, unsigned(8), name="taps")
         # Addresses are modulo the memory: the low bits of a negative corner do.

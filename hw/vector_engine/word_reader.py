@@ -9,7 +9,6 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import ReadPort, word_address_bits
-from hw.register_slice import RegisterSlice
 
 #: Fetches under way, the one in the output register included: one is back eight cycles after it was asked for, the
 #: rest evens out delays. LUT RAM has 16 entries in any case.
@@ -50,7 +49,8 @@ class WordReader(wiring.Component):
 
     Members
     -------
-    fetch : stream of Fetch. words : stream of Words, in the same order.
+    fetch : stream of Fetch, from a RegisterSlice: whether there is room for one is known late.
+    words : stream of Words, in the same order.
     read_a, read_b : feature memory. A word is only asked for when there is room for it.
     busy : a fetch is under way.
     """
@@ -68,11 +68,7 @@ class WordReader(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, output = self.config, self.words
-        # Whether there is room for a fetch is known late, and moves much in front of it.
-        m.submodules.slice = slice_ = RegisterSlice(Fetch(config, self.tag_bits))
-        wiring.connect(m, wiring.flipped(self.fetch), slice_.i)
-        fetch = slice_.o
+        config, output, fetch = self.config, self.words, self.fetch
         tag_layout = data.StructLayout({"read_a": 1, "read_b": 1, "tag": unsigned(self.tag_bits)})
         m.submodules.tags = tags = SyncFIFOBuffered(width=tag_layout.size, depth=_FETCHES)
         tag = data.View(tag_layout, tags.r_data)
@@ -111,6 +107,6 @@ class WordReader(wiring.Component):
             output.payload.tag.eq(tag.tag),
             hand_on.eq(output.valid & output.ready),
             tags.r_en.eq(hand_on),
-            self.busy.eq((tags.level != 0) | fetch.valid),
+            self.busy.eq(tags.level != 0),
         ]
         return m

@@ -153,19 +153,20 @@ class Control(wiring.Component):
         part = Signal(range(max(2, parts)))
         place = Signal(range(max(2, count)))  # of the piece in the part
         last_place = Signal.like(place)
-        empty, piece_end, part_end, row_end = Signal(), Signal(), Signal(), Signal()
+        empty, part_end, row_end = Signal(), Signal(), Signal()
+        piece_end, two_pieces = Signal(), Signal()  # what remains is one piece; at most two
         last_row, final = Signal(), Signal()
         ones = Signal(range(lanes + 1))
         m.d.sync += last_place.eq((count - 1) >> self.log_width)
         m.d.comb += [
             empty.eq(remaining == 0),  # the row is decoded, but not all of its parts are there
-            piece_end.eq(remaining <= width),
             part_end.eq(piece_end | (place == last_place)),
             row_end.eq(part_end & (part == parts - 1)),
             last_row.eq(rows_left == 1),
             final.eq(tile.last & Mux(
                 single, last_row & piece_end,
-                (last_row & (remaining <= (width << 1))) | ((rows_left == 2) & (tile.outputs <= width)))),
+                (last_row & two_pieces) | ((rows_left == 2) & (tile.outputs <= width)))),
+            two_pieces.eq(remaining <= (width << 1)),
             self.exist.eq(Cat(i < tile.rows for i in range(lanes))),
             ones.eq(sum(self.row_map)),
         ]
@@ -184,7 +185,8 @@ class Control(wiring.Component):
             with m.If(~self.tiles.valid):
                 m.next = "TILE"
             with m.Else():
-                m.d.sync += [tile.eq(offered), rows_left.eq(offered.rows), remaining.eq(offered.outputs)]
+                m.d.sync += [tile.eq(offered), rows_left.eq(offered.rows), remaining.eq(offered.outputs),
+                             piece_end.eq(offered.outputs <= width)]
                 with m.If(header.maps == MapCode.STORED):
                     m.d.sync += stored.eq(1)
                     m.next = "ROW"
@@ -302,11 +304,13 @@ class Control(wiring.Component):
                     with m.If(go):
                         with m.If(~empty):
                             take_turn()
-                        m.d.sync += [remaining.eq(Mux(piece_end, 0, remaining - width)), place.eq(place + 1)]
+                        m.d.sync += [remaining.eq(Mux(piece_end, 0, remaining - width)), piece_end.eq(two_pieces),
+                                     place.eq(place + 1)]
                         with m.If(part_end):
                             m.d.sync += [place.eq(0), part.eq(part + 1)]
                         with m.If(row_end):
-                            m.d.sync += [part.eq(0), remaining.eq(tile.outputs), rows_left.eq(rows_left - 1)]
+                            m.d.sync += [part.eq(0), remaining.eq(tile.outputs), piece_end.eq(tile.outputs <= width),
+                                         rows_left.eq(rows_left - 1)]
                             with m.If(last_row):
                                 end_of_tile()
             with m.State("FLUSH"):

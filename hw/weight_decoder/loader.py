@@ -57,7 +57,7 @@ class WeightLoader(wiring.Component):
         m.submodules.decoder = decoder = WeightDecoder(self.config)
         wide = beat_units(self.config) // BEAT_UNITS  # beats in an entry of the queue
         m.submodules.queue = queue = SyncFIFOBuffered(width=64 * wide, depth=queue_beats(self.config) // wide)
-        # The window takes a beat late in a cycle.
+        # A block RAM gives its data late in a cycle.
         m.submodules.slice = slice_ = RegisterSlice(unsigned(64 * wide))
         connect(m, queue.r_stream, slice_.i)
         connect(m, slice_.o, decoder.beats)

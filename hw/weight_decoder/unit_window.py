@@ -7,6 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.weight_format import UNIT_BITS
+from hw.register_slice import RegisterSlice
 
 #: Units of a beat of the bus.
 BEAT_UNITS = 64 // UNIT_BITS
@@ -50,37 +51,34 @@ class UnitWindow(wiring.Component):
         log = beat_units.bit_length() - 1
 
         # ---- the second beat, as it comes; units behind the block's last one are zeros -------------------------------
+        # A slice holds it, and the one behind it: whether there is room for a beat does not hang on what is taken.
+        beat = data.StructLayout({
+            "units": data.ArrayLayout(UNIT_BITS, beat_units), "count": range(beat_units + 1), "last": 1})
+        m.submodules.second = second = RegisterSlice(beat)
         left = Signal(COUNT_BITS + 1)  # units to come, and those that are skipped
         settling = Signal()
         last, ended = Signal(), Signal(init=1)  # the beat that comes is the last one; it has come
-        second = Signal(data.ArrayLayout(UNIT_BITS, beat_units))
-        second_valid = Signal()
-        second_units = Signal(range(beat_units + 1))  # of the block
-        second_last = Signal()
-        room, arrives = Signal(), Signal()
+        arrives = Signal()
         m.d.comb += [
-            self.beats.ready.eq(room & ~ended & ~settling),
+            self.beats.ready.eq(second.i.ready & ~ended & ~settling),
             arrives.eq(self.beats.ready & self.beats.valid),
+            second.i.valid.eq(ended | (self.beats.valid & ~settling)),
+            second.i.payload.last.eq(last | ended),
+            second.i.payload.count.eq(Mux(ended, 0, Mux(last, left[: log + 1], beat_units))),
         ]
-        with m.If(room):
-            m.d.sync += [
-                second_valid.eq(arrives | ended),
-                second_last.eq(last | ended),
-                second_units.eq(Mux(ended, 0, Mux(last, left[: log + 1], beat_units))),
+        for i in range(beat_units):
+            behind = Signal(name=f"behind_{i}")
+            m.d.comb += [
+                behind.eq(ended | (last & (left[: log + 1] <= i))),
+                second.i.payload.units[i].eq(Mux(behind, 0, self.beats.payload.word_select(i, UNIT_BITS))),
             ]
-            for i in range(beat_units):
-                behind = Signal(name=f"behind_{i}")
-                m.d.comb += behind.eq(ended | (last & (left[: log + 1] <= i)))
-                m.d.sync += second[i].eq(Mux(behind, 0, self.beats.payload.word_select(i, UNIT_BITS)))
         with m.If(settling):
             m.d.sync += [settling.eq(0), last.eq(left <= beat_units)]
         with m.Elif(arrives):
             m.d.sync += [left.eq(left - beat_units), ended.eq(last), last.eq(left <= 2 * beat_units)]
 
         # ---- the first beat, and where the next unit lies in it ------------------------------------------------------
-        first = Signal.like(second)
-        first_valid, first_last = Signal(), Signal()
-        first_units = Signal.like(second_units)
+        first, first_valid = Signal(beat), Signal()
         offset = Signal(range(beat_units))
         passed = Signal(range(2 * beat_units))
         free = Signal()
@@ -90,25 +88,26 @@ class UnitWindow(wiring.Component):
         m.d.comb += [
             passed.eq(offset + Mux(self.enough, self.count, 0)),
             free.eq(passed[log] | ~first_valid),
-            room.eq(free | ~second_valid),
-            first_valid_next.eq(Mux(free, second_valid, 1)),
-            second_valid_next.eq(Mux(room, arrives | ended, 1)),
-            self.exhausted.eq(first_last & (offset >= first_units)),
+            second.o.ready.eq(free),
+            second.drop.eq(self.start),
+            first_valid_next.eq(~free | second.o.valid),
+            second_valid_next.eq((second.o.valid & ~free) | second.i.valid | ~second.i.ready),
+            self.exhausted.eq(first.last & (offset >= first.count)),
         ]
         with m.Switch(offset):
             for i in range(beat_units):
                 with m.Case(i):
-                    m.d.comb += self.units.eq(Cat(first, second)[UNIT_BITS * i :])
+                    m.d.comb += self.units.eq(Cat(first.units, second.o.payload.units)[UNIT_BITS * i :])
         m.d.sync += [
             offset.eq(passed),
             first_valid.eq(first_valid_next),
             self.enough.eq(first_valid_next & (second_valid_next | in_first)),
         ]
         with m.If(free):
-            m.d.sync += [first.eq(second), first_last.eq(second_last), first_units.eq(second_units)]
+            m.d.sync += first.eq(second.o.payload)
         with m.If(self.start):
             m.d.sync += [
                 left.eq(self.total + self.skip), settling.eq(1), last.eq(0), ended.eq(0), offset.eq(self.skip),
-                first_valid.eq(0), second_valid.eq(0), self.enough.eq(0),
+                first_valid.eq(0), self.enough.eq(0),
             ]
         return m

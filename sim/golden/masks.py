@@ -99,8 +99,8 @@ def dilate_steps(values: Mapping[str, int]) -> int:
     late = int(((rest == 0) & (source >= 0) & (source < values["output_rows"])).sum())  # their last row is waited for
     fills = sum(fill for _, fill in walked)
     fill_steps = (values["kernel_height"] - 1) * values["dilation_y"] + 2
-    # A word is begun, walked and written; the last one of a row is trimmed, in two steps.
-    steps = height * (sum(steps for steps, _ in walked) + 2 * row_words + 2 + fills * fill_steps) + late * fills
+    # A word is begun, in two steps, walked and written; the last one of a row is trimmed, in two steps.
+    steps = height * (sum(steps for steps, _ in walked) + 3 * row_words + 2 + fills * fill_steps) + late * fills
     return values["pad_top"] + 1 + steps
 
 

@@ -169,7 +169,7 @@ def test_bursts_follow_without_a_gap():
 
     simulate(memory, addresses, background=[beats])
     first = valid.index(1)
-    assert first == 3
+    assert first == 4
     assert valid[first : first + 13] == [1] * 12 + [0]
 
 
