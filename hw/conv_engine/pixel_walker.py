@@ -21,6 +21,7 @@ from amaranth.lib.wiring import In, Out
 from hw.contract.config import MASK_WORD_BITS, Config
 from hw.conv_engine.bits import encode, two_or_more, up_to
 from hw.ports import MemoryRead, word_address_bits
+from hw.register_slice import RegisterSlice
 
 #: Waves in whose input table, and in whose output table, the walker may be ahead.
 INPUT_WAVES = 2
@@ -173,13 +174,13 @@ class PixelWalker(wiring.Component):
         m.d.comb += blocks_at_once.eq(1 << self.unrolling)
 
         # ---- stages: each holds what follows the one after it ---------------------------------------------
-        read_data, word = Signal(MASK_WORD_BITS), Signal(MASK_WORD_BITS)
-        read_valid = Signal()
-        read_at, word_at, chunk_at, pixel_at, placing_at = (
-            Signal(place_layout, name=f"{name}_place") for name in ("held", "word", "chunk", "pixel", "placing"))
-        read_y, word_y, chunk_y, pixel_y = (Signal(signed(18), name=f"{name}_y")
-                                            for name in ("held", "word", "chunk", "pixel"))
-        read_final, word_final = Signal(word_bits), Signal(word_bits)  # the word's last pixel inside
+        word_layout = data.StructLayout({  # final: the word's last pixel inside
+            "data": MASK_WORD_BITS, "at": place_layout, "y": signed(18), "final": word_bits})
+        m.submodules.words = words = RegisterSlice(word_layout)  # that were read, at the front
+        read, word = words.o.payload, Signal(word_layout)
+        chunk_at, pixel_at, placing_at = (
+            Signal(place_layout, name=f"{name}_place") for name in ("chunk", "pixel", "placing"))
+        chunk_y, pixel_y = (Signal(signed(18), name=f"{name}_y") for name in ("chunk", "pixel"))
         all_active = Signal()
         capture, word_taken, chunk_loaded, chunk_taken, take = (Signal() for _ in range(5))
 
@@ -187,17 +188,18 @@ class PixelWalker(wiring.Component):
         some_left, several_left = Signal(), Signal()
         present = Signal(chunks)
         m.d.comb += present.eq(Cat(
-            (all_active | read_data.word_select(c, CHUNK).any()) & (c <= read_final[bit_bits:] if c else 1)
+            (all_active | read.data.word_select(c, CHUNK).any()) & (c <= read.final[bit_bits:] if c else 1)
             for c in range(chunks)))
         left_reached = up_to(m, left, "left_reached")
         left_rest = Signal(chunks)
         m.d.comb += [
             left_rest.eq(left & (left_reached << 1)),
-            word_taken.eq(read_valid & (~some_left | (~several_left & chunk_loaded))),
+            words.o.ready.eq(~some_left | (~several_left & chunk_loaded)),
+            word_taken.eq(words.o.valid & words.o.ready),
         ]
         with m.If(word_taken):
             m.d.sync += [
-                word.eq(read_data), word_at.eq(read_at), word_y.eq(read_y), word_final.eq(read_final), left.eq(present),
+                word.eq(read), left.eq(present),
                 some_left.eq(present.any()), several_left.eq(two_or_more(m, present, "present")),
             ]
         with m.Elif(chunk_loaded):
@@ -211,9 +213,9 @@ class PixelWalker(wiring.Component):
         m.d.comb += chunk_loaded.eq(some_left & (~chunk_valid | chunk_taken))
         with m.If(chunk_loaded):
             m.d.sync += [
-                chunk.eq(word.word_select(next_index, CHUNK)), chunk_index.eq(next_index), chunk_at.eq(word_at),
-                chunk_y.eq(word_y), chunk_is_final.eq(next_index == word_final[bit_bits:]),
-                chunk_final.eq(word_final[:bit_bits]),
+                chunk.eq(word.data.word_select(next_index, CHUNK)), chunk_index.eq(next_index), chunk_at.eq(word.at),
+                chunk_y.eq(word.y), chunk_is_final.eq(next_index == word.final[bit_bits:]),
+                chunk_final.eq(word.final[:bit_bits]),
             ]
         with m.If(chunk_loaded | chunk_taken):
             m.d.sync += chunk_valid.eq(chunk_loaded)
@@ -289,15 +291,16 @@ class PixelWalker(wiring.Component):
             # The words of a region follow one another: the next is read while this one is taken.
             self.mask.address.eq(Mux(capture, mask_at + 1, mask_at)),
         ]
-        with m.If(word_taken & ~capture):
-            m.d.sync += read_valid.eq(0)
+        front = words.i.payload
+        m.d.comb += [
+            front.data.eq(self.mask.data),
+            front.at.eq(read_place),
+            front.y.eq(row_y),
+            front.final.eq(Mux(row_last, self.width_last[:word_bits], MASK_WORD_BITS - 1)),
+            capture.eq(words.i.valid & words.i.ready),
+        ]
         with m.If(capture):
             m.d.sync += [
-                read_valid.eq(1),
-                read_data.eq(self.mask.data),
-                read_at.eq(read_place),
-                read_y.eq(row_y),
-                read_final.eq(Mux(row_last, self.width_last[:word_bits], MASK_WORD_BITS - 1)),
                 mask_at.eq(mask_at + 1),
                 words_left.eq(words_left - 1),
                 read_place.eq(plus("next_word", read_place, step, word_bits)),
@@ -348,11 +351,11 @@ class PixelWalker(wiring.Component):
                 with m.Else():
                     m.next = "IDLE"
             with m.State("WORD"):
-                m.d.comb += capture.eq(~read_valid | word_taken)
+                m.d.comb += words.i.valid.eq(1)
                 with m.If(row_begins & (row == self.output_rows)):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If(~(read_valid | some_left | chunk_valid | some)):
+                with m.If(~(words.o.valid | some_left | chunk_valid | some)):
                     m.d.comb += group_ended.eq(1)
                     with m.If((count == 0) | closing):
                         with m.If(last_group):

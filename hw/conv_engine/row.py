@@ -346,16 +346,18 @@ class Row(wiring.Component):
                 m.d.sync += total.eq(start + product)
             m.d.sync += drained[lane // q].word_select(lane % q, 32).eq(read.data)
 
-        # ---- drain: what was not asked for is zero, so that an OR chooses ---------------------------------
+        # ---- drain: what was not asked for is zero, so that an OR chooses; so is what was never added to ---------
         for group, register in enumerate(drained):
-            with m.If(~self.drain_selected | (self.drain_group != group) | drain_fresh):
+            with m.If(~self.drain_selected | (self.drain_group != group)):
                 m.d.sync += register.eq(0)
+        never_added = Signal()
+        m.d.sync += never_added.eq(drain_fresh)
         refused = Signal(2)  # cycles that the drain has waited for the read port
         combined = drained[0]
         for register in drained[1:]:
             combined |= register
         m.d.comb += [
-            self.drained.eq(combined),
+            self.drained.eq(combined & ~never_added.replicate(len(combined))),
             self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~memory_now),
             hold.eq(refused.all()),
         ]

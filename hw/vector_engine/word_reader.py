@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from amaranth import Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import ReadPort, word_address_bits
+from hw.register_slice import RegisterSlice
 
-#: Fetches under way, the one in the output register included: one is back eight cycles after it was asked for, the
+#: Fetches that wait for their words, or for the output register: one is back eight cycles after it was asked for, the
 #: rest evens out delays. LUT RAM has 16 entries in any case.
-_FETCHES = 17
+_FETCHES = 16
 
 #: Requests that wait for the memory. With two ports this lets one run ahead, onto another bank.
 _REQUESTS = 5
@@ -68,9 +69,12 @@ class WordReader(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, output, fetch = self.config, self.words, self.fetch
+        config, fetch = self.config, self.fetch
+        m.submodules.slice = slice_ = RegisterSlice(Words(config, self.tag_bits))
+        wiring.connect(m, slice_.o, wiring.flipped(self.words))
+        output = slice_.i
         tag_layout = data.StructLayout({"read_a": 1, "read_b": 1, "tag": unsigned(self.tag_bits)})
-        m.submodules.tags = tags = SyncFIFOBuffered(width=tag_layout.size, depth=_FETCHES)
+        m.submodules.tags = tags = SyncFIFO(width=tag_layout.size, depth=_FETCHES)
         tag = data.View(tag_layout, tags.r_data)
         new_tag = Signal(tag_layout)
         accept, hand_on = Signal(), Signal()
@@ -78,9 +82,9 @@ class WordReader(wiring.Component):
         for name, port in (("a", self.read_a), ("b", self.read_b)):
             m.submodules[f"requests_{name}"] = requests = SyncFIFOBuffered(
                 width=word_address_bits(config), depth=_REQUESTS)
-            m.submodules[f"words_{name}"] = words = SyncFIFOBuffered(width=8 * config.lanes, depth=_FETCHES)
+            m.submodules[f"words_{name}"] = words = SyncFIFO(width=8 * config.lanes, depth=_FETCHES)
             asked, came = fetch.payload[f"read_{name}"], tag[f"read_{name}"]
-            room[name] = requests.w_rdy | ~asked
+            room[name] = requests.w_rdy  # asked or not: which of two fetches it is comes late
             there[name] = words.r_rdy | ~came
             m.d.comb += [
                 requests.w_en.eq(accept & asked),
@@ -107,6 +111,6 @@ class WordReader(wiring.Component):
             output.payload.tag.eq(tag.tag),
             hand_on.eq(output.valid & output.ready),
             tags.r_en.eq(hand_on),
-            self.busy.eq(tags.level != 0),
+            self.busy.eq((tags.level != 0) | self.words.valid),
         ]
         return m

@@ -178,9 +178,10 @@ class WeightDecoder(wiring.Component):
         m.d.comb += [
             read.eq(Mux(leaving.literal, first_bits & exist, prefixed)
                     ^ Mux(control.header.maps == MapCode.INVERTED, exist, 0)),
-            check.valid.eq(go & assembler.part_valid),
+            check.go.eq(go),
+            check.valid.eq(assembler.part_valid),
             check.part.eq(assembler.part),
-            check.begin.eq(go & head_there),
+            check.begin.eq(head_there),
             check.head.eq(head),
             control.row_map.eq(row_map),
         ]
@@ -199,7 +200,7 @@ class WeightDecoder(wiring.Component):
         # ---- the end: digits of the check value, and what must be zero -----------------------------------------------
         bad = Signal()
         wrong = Signal(count)
-        m.d.comb += check.drop.eq(go & leaving.digit)
+        m.d.comb += check.drop.eq(leaving.digit)
         for i, way in enumerate(ways):
             digit = check.digits.word_select(i, CHECK_DIGIT) if i < CHECK_BITS // CHECK_DIGIT else Const(0, CHECK_DIGIT)
             found = Signal(CHECK_DIGIT, name=f"found_{i}")

@@ -29,9 +29,10 @@ class RowCheck(wiring.Component):
 
     Members
     -------
-    start : pulse; begin anew. valid, part : append a part of a row, its first byte lowest.
-    begin, head : append a row that is zero but for its first bytes; busy : the rest of it follows, without `valid`.
-    digits : of the check value of all rows before this cycle, as zlib has it. drop : pulse; the lowest
+    start : pulse; begin anew. go : what `valid`, `begin` or `drop` say is done.
+    valid, part : append a part of a row, its first byte lowest. begin, head : append a row that is zero but for its
+        first bytes; busy : the rest of it follows, whether there is a `go` or not; no part may come meanwhile.
+    digits : of the check value of all rows before this cycle, as zlib has it. drop : the lowest
         `1 << drop_log` digits of CHECK_DIGIT bits are gone, and zeros follow the others.
     """
 
@@ -40,6 +41,7 @@ class RowCheck(wiring.Component):
         self.width = width
         super().__init__({
             "start": In(1),
+            "go": In(1),
             "valid": In(1),
             "part": In(8 * width),
             "begin": In(1),
@@ -56,7 +58,9 @@ class RowCheck(wiring.Component):
         register = Signal(CHECK_BITS)  # inverted, so that the digits that are dropped leave zeros
         mixed = Signal(max(bits, CHECK_BITS))  # a part's first bits meet the register's
         m.d.comb += [
-            mixed.eq(~register ^ Mux(self.valid, self.part, 0) ^ Mux(self.begin, self.head, 0)),
+            # Whether it counts, `go` says: too late for what is mixed.
+            mixed.eq(~register ^ Mux(self.valid & ~self.busy, self.part, 0)
+                     ^ Mux(self.begin & ~self.busy, self.head, 0)),
             self.digits.eq(register),
         ]
         # What each bit of `mixed` leaves in the register when the whole part has passed.
@@ -67,13 +71,13 @@ class RowCheck(wiring.Component):
         parts = self.lanes // self.width
         to_come = Signal(range(parts))
         m.d.comb += self.busy.eq(to_come != 0)
-        with m.If(self.valid | self.begin | self.busy):
+        with m.If((self.go & (self.valid | self.begin)) | self.busy):
             m.d.sync += register.eq(~following)
-        with m.If(self.begin):
+        with m.If(self.go & self.begin):
             m.d.sync += to_come.eq(parts - 1)
         with m.Elif(self.busy):
             m.d.sync += to_come.eq(to_come - 1)
-        with m.If(self.drop):
+        with m.If(self.go & self.drop):
             with m.Switch(self.drop_log):
                 for log in range(self.width.bit_length()):
                     with m.Case(log):
