@@ -66,8 +66,8 @@ _ULX3S = ("--package", "CABGA381", "--speed", "6")
 BOARDS = MappingProxyType({board.name: board for board in (
     Board("ulx3s-85f", "Radiona ULX3S 85F", "medium", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "LFE5U-85F-6", "ecp5",
           ("--85k", *_ULX3S), 25_000_000, 80_000_000, 32 * _KIB, flash=_ULX3S_FLASH),
-    Board("ulx3s-45f-small", "Radiona ULX3S 45F", "small", "amaranth_boards.ulx3s:ULX3S_45F_Platform", "LFE5U-45F-6",
-          "ecp5", ("--45k", *_ULX3S), 25_000_000, 25_000_000, 32 * _KIB, flash=_ULX3S_FLASH),
+    Board("ulx3s-85f-small", "Radiona ULX3S 85F", "small", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "LFE5U-85F-6",
+          "ecp5", ("--85k", *_ULX3S), 25_000_000, 25_000_000, 128 * _KIB, flash=_ULX3S_FLASH),
     Board("ulx3s-45f", "Radiona ULX3S 45F", "nano", "amaranth_boards.ulx3s:ULX3S_45F_Platform", "LFE5U-45F-6", "ecp5",
           ("--45k", *_ULX3S), 25_000_000, 25_000_000, 64 * _KIB, flash=_ULX3S_FLASH),
     Board("icebreaker", "1BitSquared iCEBreaker", "nano", "amaranth_boards.icebreaker:ICEBreakerPlatform",

@@ -72,10 +72,10 @@ synth_ice40 -device u -dsp -abc9 -top {TOP} -json {TOP}.json
 }
 
 _PLACE_AND_ROUTE: dict[str, tuple[Tool, tuple[str, ...]]] = {
-    # The static placer takes a third of HeAP's time, but leaves single cells far from all others: 22, 33 and 45 MHz on
-    # three versions of `medium`. router2 is faster than router1, but does not end: 2,300 wires of `nano` are in use
-    # twice after 20 rounds, and stay so.
-    "ecp5": (NEXTPNR_ECP5, ("--placer", "heap", "--router", "router1", "--lpf", f"{TOP}.lpf",
+    # The static placer takes a third of HeAP's time, and no notice of time: it leaves single cells far from all others.
+    # router2 is faster than router1, but does not end: 2,300 wires of `nano` are in use twice after 20 rounds, and stay
+    # so.
+    "ecp5": (NEXTPNR_ECP5, ("--placer", "static", "--router", "router1", "--lpf", f"{TOP}.lpf",
                             "--textcfg", f"{TOP}.config")),
     "ice40": (NEXTPNR_ICE40, ("--pcf", f"{TOP}.pcf", "--asc", f"{TOP}.asc")),
 }
