@@ -126,7 +126,8 @@ def boards_page() -> str:
         "<!-- Written by docs/generate.py from docs/boards/*.json, which `make boards` writes. -->",
         ("What builds of the boards reported: [how to build one](put_on_a_board.md). LUTs are nextpnr's count after "
          "packing, with those of carry chains and of LUT RAM; Fmax is the device clock's, after routing, or, where the "
-         "router did not end, an estimate after placement. Flip-flops of an iCE40 are in its logic cells."),
+         "router did not end, an estimate after placement; minutes are then those until it was stopped. "
+         "Flip-flops of an iCE40 are in its logic cells."),
         _table(("board", "title", "part", "preset", "LUTs", "flip-flops", "block RAM", "multipliers", "Fmax (MHz)",
                 "minutes"), rows),
         "Tools: " + ", ".join(f"{name} {version}" for name, version in sorted(versions)) + ".",
