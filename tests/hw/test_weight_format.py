@@ -77,20 +77,14 @@ def test_decoding_undoes_encoding(seed, lanes, kind, ways, share):
     assert len(block) <= most_bytes(tiles, order, ways, share)
 
 
-def coded(tiles: Tiles, order: TileOrder) -> tuple[int, int]:
-    """Weights and rows that a block codes."""
-    weights = sum(tile.outputs * row_map.bit_count() for tile, row_map in zip(order, tiles.maps, strict=True))
-    return weights, sum(tile.rows for tile in order)
-
-
 def most_bytes(tiles: Tiles, order: TileOrder, ways: int, share: float) -> float:
     """What the format promises: eight bits a weight and a bit a row, but for a block's own bits.
 
     Those are the header, the check value, and of each state: itself, and the three units that its decoder may have
     taken in when it ends (a step begins with two, or takes the third).
     """
-    weights, rows = coded(tiles, order)
-    bits = 8.001 * weights + rows
+    weights = sum(tile.outputs * row_map.bit_count() for tile, row_map in zip(order, tiles.maps, strict=True))
+    bits = 8.001 * weights + sum(tile.rows for tile in order)
     state = STATE_BITS + 3 * UNIT_BITS
     states = min(ways, 2 * order.lanes, max(1, int(share * bits / WAY_BITS)))
     return (UNIT_BITS + bits + CHECK_BITS + state * states) / 8
