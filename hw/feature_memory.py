@@ -1,6 +1,6 @@
 """The feature memory: banked SRAM of L-byte words, one read per bank and cycle, one write per cycle.
 
-    readers --> paths --wants--> banks --words--> paths --> data
+    readers --> paths --wants--> banks --> registers --words--> paths --> data
     writers --> register ------> banks
 
 Paths earlier in the list win a bank over later ones. The first reader and the first writer are never delayed.
@@ -60,11 +60,13 @@ class FeatureMemory(wiring.Component):
 
         # A path that waits for one of two banks takes the other one all the same, so that no path waits for an
         # arbiter's verdict on another; what is read for one that waits is of no use, and does no harm.
+        words = [Signal(8 * self.config.lanes, name=f"bank_{i}_word", reset_less=True) for i in range(len(banks))]
+        m.d.sync += [word.eq(bank.data) for word, bank in zip(words, banks, strict=True)]
         for earlier, path in enumerate(paths):
-            for i, bank in enumerate(banks):
+            for i in range(len(banks)):
                 m.d.comb += [
                     path.taken[i].eq(Cat(before.wants[i] for before in paths[:earlier]).any()),
-                    path.words[i].eq(bank.data),
+                    path.words[i].eq(words[i]),
                 ]
         for i, bank in enumerate(banks):
             # The register is for the way to a bank's block RAMs, which lie far apart.

@@ -1,15 +1,14 @@
 """The way of reads through the feature memory: a request waits in a register for its banks, then takes their words.
 
-    request --> (spare) --> wants, entries --> banks --> parts --> OR --> data            of words
-                                                               --> OR --> rotate --> data  of bytes
+    request --> (spare) --> wants, entries --> banks --> words --> select --> data                    of words
+                                                               --> select, rotate --> rotate --> data  of bytes
 
-A path's part of a bank is a register that is cleared in every cycle whose word from that bank is not wanted, so
-that an OR of the banks selects.
+The banks' words are in registers that all paths share. A path keeps the number of the bank that it asked.
 """
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.hdl import Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -35,13 +34,19 @@ def bank_select(m: Module, word: Value, banks: int) -> Signal:
     return select
 
 
+def _number(select: Value) -> Value:
+    """Which bit of `select` is set."""
+    return Cat(Cat(bit for at, bit in enumerate(select) if at >> digit & 1).any()
+               for digit in range((len(select) - 1).bit_length()))
+
+
 class _Path(wiring.Component):
     """What paths have in common.
 
     Members
     -------
     wants : banks that the request in the register reads, one bit for each. entries : where in each of them.
-    taken : banks that go to paths before this one. words : what the banks read in the cycle before.
+    taken : banks that go to paths before this one. words : what the banks read two cycles before.
     """
 
     def __init__(self, config: Config, request, **members):
@@ -75,26 +80,6 @@ class _Path(wiring.Component):
             m.d.sync += spare.eq(request.payload)
         return valid, payload
 
-    def _parts(self, m: Module, takes: list[list[Value]]) -> Signal:
-        """OR of the parts: `takes[i][j]` says that slice j of the word of bank i is wanted in this cycle."""
-        slices = len(takes[0])
-        width = len(self.data) // slices
-        parts = []
-        for i in range(self.banks):
-            part = Signal(len(self.data), name=f"part_{i}", reset_less=True)
-            for j in range(slices):
-                with m.If(takes[i][j]):
-                    m.d.sync += part.word_select(j, width).eq(self.words[i].word_select(j, width))
-                with m.Else():
-                    m.d.sync += part.word_select(j, width).eq(0)
-            parts.append(part)
-        word = Signal(len(self.data), name="selected")
-        together = parts[0]
-        for part in parts[1:]:
-            together = together | part
-        m.d.comb += word.eq(together)
-        return word
-
 
 class WordPath(_Path):
     """One word per request, READ_LATENCY cycles after it where its bank is not taken.
@@ -124,14 +109,13 @@ class WordPath(_Path):
                 tag.eq(request.tag),
             ]
         m.d.comb += [place.eq(entry) for place in self.entries]
-        # Cycle 1: the bank is granted. Cycle 2: it is asked. Cycle 3: its word comes. Cycle 4: it is handed on.
+        # Cycle 1: the bank is granted. Cycle 2: it is asked. Cycle 3: its word comes. Cycle 4: it is in a register.
         assert READ_LATENCY == 4
         granted = delayed(m, valid & ~blocked, 3, reset_less=False)
-        banks = delayed(m, self.wants, 2)
         m.d.comb += [
             self.data_valid.eq(granted),
             self.tag.eq(delayed(m, tag, 3)),
-            self.data.eq(self._parts(m, [[banks[i]] for i in range(self.banks)])),
+            self.data.eq(Array(self.words)[delayed(m, _number(self.wants), 3)]),
         ]
         return m
 
@@ -184,30 +168,24 @@ class BytePath(_Path):
             for i, entry in enumerate(self.entries):
                 m.d.sync += entry.eq(Mux(first[i], word, next_word)[self.bank_bits:])
         m.d.comb += self.wants.eq(first_bank | second_bank)
-        # Cycle 1: the banks are granted. Cycle 2: they are asked. Cycle 3: their words come; a lane below the shift
-        # is the second word's.
+        # Cycle 1: the banks are granted. Cycle 2: they are asked. Cycle 3: their words come. Cycle 4: they are in
+        # registers; a lane below the shift is the second word's. The first byte goes near lane 0, by four digits of
+        # its place. Cycle 5: the rest of the way.
         granted = delayed(m, valid & ~blocked, 4, reset_less=False)
-        first_asked, second_asked, shift_1 = delayed(m, first_bank, 1), delayed(m, second_bank, 1), delayed(m, shift, 1)
-        takes = []
-        for i in range(banks):
-            take = Signal(lanes, name=f"takes_{i}", reset_less=True)
-            m.d.sync += take.eq(Cat(*(Mux(shift_1 > j, second_asked[i], first_asked[i]) for j in range(lanes - 1)),
-                                    first_asked[i]))
-            takes.append(list(take))
-        selected = self._parts(m, takes)
-        # Cycle 4: the first byte goes near lane 0, by four digits of its place: again registers that are cleared, one
-        # for each. Cycle 5: the rest of the way.
-        near, shift_4 = delayed(m, shift_1, 2), delayed(m, shift_1, 3)
+        first_asked, second_asked = (delayed(m, _number(bank), 2) for bank in (first_bank, second_bank))
+        shift_3 = delayed(m, shift, 2)
+        near, shift_5 = delayed(m, shift_3, 1), delayed(m, shift_3, 2)
+        lanes_together = []
+        for j in range(lanes):
+            bank = Signal(self.bank_bits, name=f"bank_of_{j}", reset_less=True)
+            m.d.sync += bank.eq(Mux(shift_3 > j, second_asked, first_asked))
+            lanes_together.append(Array(word.word_select(j, 8) for word in self.words)[bank])
         fine_bits = shift_bits - 2
-        turned: Value = Const(0)
-        for digit in range(4):
-            part = Signal(len(self.data), name=f"turned_{digit}", reset_less=True)
-            m.d.sync += part.eq(Mux(near[fine_bits:] == digit, selected, 0))
-            turned = turned | part.rotate_right(8 * digit << fine_bits)
-        rotated = Signal(len(self.data))
-        m.d.comb += rotated.eq(turned)
+        word, rotated = Cat(lanes_together), Signal(len(self.data), name="near_lane_0", reset_less=True)
+        m.d.sync += rotated.eq(
+            Array(word.rotate_right(8 * digit << fine_bits) for digit in range(4))[near[fine_bits:]])
         for bit in range(fine_bits):
             before, rotated = rotated, Signal(len(self.data), name=f"rotated_{bit}")
-            m.d.comb += rotated.eq(Mux(shift_4[bit], before.rotate_right(8 << bit), before))
+            m.d.comb += rotated.eq(Mux(shift_5[bit], before.rotate_right(8 << bit), before))
         m.d.comb += [self.data_valid.eq(granted), self.data.eq(rotated), self.tag.eq(delayed(m, tag, 4))]
         return m

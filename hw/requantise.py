@@ -121,14 +121,15 @@ class KaratsubaMultiply(wiring.Component):
 
     With i = ih * 2^16 + il and multiplier = mh * 2^16 + ml the product is
     ih mh * 2^32 + ((ih + il) (mh + ml) - ih mh - il ml) * 2^16 + il ml. ih + il fits 18 signed bits, mh + ml 17
-    unsigned ones; the middle, ih ml + il mh, lies between -2^31 and 2^32, so 33 bits of it are all.
+    unsigned ones. What is shifted out is the low half of il ml alone, so that o is the sum of two differences:
+    (ih mh, il ml / 2^16) - il ml, and (ih + il) (mh + ml) - ih mh.
 
     Members
     -------
     i : signed(32). multiplier : unsigned(31), together with `i`. o : signed(47), LATENCY cycles later.
     """
 
-    LATENCY = 5
+    LATENCY = 4
 
     def __init__(self):
         super().__init__({
@@ -148,10 +149,9 @@ class KaratsubaMultiply(wiring.Component):
         high = _register(m, i_high * m_high, signed(31), name="high")
         low = _register(m, i_low * m_low, unsigned(32), name="low")
         product_of_sums = _register(m, i_sum * m_sum, signed(35), name="product_of_sums")
-        outer_sum = _register(m, high + low, signed(33), name="outer_sum")
-        middle = _register(m, delayed(m, product_of_sums, 1) - outer_sum, signed(33), name="middle")
-        outer = delayed(m, Cat(low[16:], high), 2).as_signed()
-        m.d.sync += self.o.eq(outer + middle)
+        less_high = _register(m, product_of_sums - high, signed(36), name="less_high")
+        less_low = _register(m, Cat(low[16:], high).as_signed() - low, signed(48), name="less_low")
+        m.d.sync += self.o.eq(less_low + less_high)
         return m
 
 

@@ -19,6 +19,7 @@ from hw.register_block import RegisterBlock
 from hw.sequencer.sequencer import Sequencer
 from hw.store_engine import StoreEngine
 from hw.vector_engine.engine import VectorEngine
+from hw.weight_memory import WeightMemory
 
 
 class Lacuna(wiring.Component):
@@ -73,7 +74,7 @@ class Lacuna(wiring.Component):
         m.d.comb += sequencer.progress.eq(conv.progress | vector.progress | load.progress)
 
         # ---- memories: load fills them, the engines read --------------------------------------------------
-        m.submodules.weights = weights = LocalMemory(config.weight_words, 8 * config.weight_word_bytes, readers=2)
+        m.submodules.weights = weights = WeightMemory(config)
         m.submodules.maps = maps = LocalMemory(config.map_entries, 64)
         m.submodules.parameters = parameters = LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes,
                                                              readers=2)
@@ -82,13 +83,14 @@ class Lacuna(wiring.Component):
         connect(m, load.map, maps.write)
         connect(m, load.parameter, parameters.write)
         connect(m, load.mask, masks.write)
-        connect(m, conv.weights, weights.read_0)
+        connect(m, conv.weights, weights.conv)
         connect(m, conv.maps, maps.read_0)
         connect(m, conv.parameters, parameters.read_0)
         connect(m, conv.mask, masks.read_0)
         connect(m, vector.mask, masks.read_1)
         connect(m, vector.decisions, masks.decisions)
-        connect(m, vector.weights, weights.read_1)
+        connect(m, vector.weights, weights.vector)
+        m.d.comb += [weights.vector_reads.eq(vector.weights_read), conv.weights_taken.eq(weights.conv_waits)]
         connect(m, vector.parameters, parameters.read_1)
 
         fetches = [f"conv_fetch_{i}" for i in range(config.fetch_ports)]

@@ -99,6 +99,31 @@ class _Read:
             self._tag.value = tag
 
 
+class _Weights:
+    """Answers the weights port, two cycles after an address that is looked at; what is there otherwise must not matter.
+
+    The conv engine's address is not looked at in some cycles; the vector engine says in which cycles its own is to be.
+    """
+
+    def __init__(self, dut: Any, entries: np.ndarray):
+        self._dut = dut
+        self._entries = entries
+        self._waits = hasattr(dut, "weights_taken")
+        self._before = b""
+        self.delay = 0.0
+        if self._waits:
+            dut.weights_taken.value = 0
+
+    def edge(self, rng: np.random.Generator) -> None:
+        dut = self._dut
+        dut.weights_data.value = int.from_bytes(self._before, "little")
+        looked_at = dut.weights_taken.value == 0 if self._waits else dut.weights_read.value == 1
+        self._before = (self._entries[int(dut.weights_address.value)].tobytes() if looked_at
+                        else rng.bytes(self._entries.shape[1]))
+        if self._waits:
+            dut.weights_taken.value = int(rng.random() < self.delay)
+
+
 class EngineBench:
     """An engine, its memories and its commands.
 
@@ -107,7 +132,7 @@ class EngineBench:
     dut : the engine. config : its sizes. memory : the on-chip memories, which it changes.
     word_readers, byte_readers, writer : its feature memory ports. mask_writer : its port to the mask memory, if it
         has one. prompt : those of all these that are never delayed.
-    private : its private memories: port and space.
+    private : its private memories: port and space, but for the weights.
     """
 
     def __init__(self, dut: Any, config: Config, memory: OnChip, rng: np.random.Generator, *,
@@ -134,6 +159,7 @@ class EngineBench:
             dut.engine_may_complete.value = 1
         self._private = [(getattr(dut, f"{port}_address"), getattr(dut, f"{port}_data"), memory.entries[space])
                          for port, space in private.items()]
+        self._weights = _Weights(dut, memory.entries[Space.WEIGHT])
 
     async def reset(self) -> None:
         """Start the clock, and reset the engine."""
@@ -147,6 +173,7 @@ class EngineBench:
     def _edge(self) -> None:
         for address, data, entries in self._private:
             data.value = int.from_bytes(entries[int(address.value)].tobytes(), "little")
+        self._weights.edge(self._rng)
         for read in self._reads:
             read.edge(self._rng)
         for stream, address_bits, entries in self._writes:
@@ -162,6 +189,7 @@ class EngineBench:
         dut = self.dut
         for port, stream in self._streams.items():
             stream.delay = 0.0 if port in self._prompt else float(self._rng.choice(DELAYS))
+        self._weights.delay = float(self._rng.choice(DELAYS))
         dut.engine_command_payload.value = int.from_bytes(encode(opcode, values), "little")
         dut.engine_command_valid.value = 1
         for _cycle in range(LIMIT):

@@ -32,7 +32,7 @@ async def random_commands_match_the_golden_model(dut: Any) -> None:
     bench = EngineBench(
         dut, CONFIG, memory, rng, word_readers=["skip"], byte_readers=[f"fetch_{i}" for i in range(CONFIG.fetch_ports)],
         writer="write", prompt={"skip", "write"},
-        private={"weights": Space.WEIGHT, "maps": Space.MAP, "parameters": Space.PARAMETER, "mask": Space.MASK})
+        private={"maps": Space.MAP, "parameters": Space.PARAMETER, "mask": Space.MASK})
     await bench.reset()
     for number in range(COMMANDS):
         values = random_convolution(rng, CONFIG, zero_point)

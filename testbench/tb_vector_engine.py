@@ -30,7 +30,7 @@ async def random_commands_match_the_golden_model(dut: Any) -> None:
     golden = golden_twin(CONFIG, memory)
     bench = EngineBench(dut, CONFIG, memory, rng, word_readers=["read_a", "read_b"], byte_readers=[], writer="write",
                         mask_writer="decisions", prompt=set(),
-                        private={"mask": Space.MASK, "weights": Space.WEIGHT, "parameters": Space.PARAMETER})
+                        private={"mask": Space.MASK, "parameters": Space.PARAMETER})
     await bench.reset()
     for number in range(COMMANDS):
         opcode, values = random_vector_command(rng, CONFIG)

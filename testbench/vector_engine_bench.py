@@ -64,7 +64,8 @@ class Bench:
         """Runs a command to its end: its counters, `cycles` and `error` (0: none)."""
         dut, banks = self.dut, self.config.feature_banks
         reads = (dut.read_a, dut.read_b)
-        private = ((dut.mask, Space.MASK), (dut.weights, Space.WEIGHT), (dut.parameters, Space.PARAMETER))
+        private = ((dut.mask, Space.MASK), (dut.parameters, Space.PARAMETER))
+        weights_before = b""  # of the address of the cycle before, if that was to be looked at
         arriving: dict[object, list] = {port: [None] * READ_LATENCY for port in reads}
         chance = {port: float(self.rng.choice([0, 0.3, 0.8])) if self.stalls else 0.0 for port in (*reads, dut.write)}
         if self.slow_write:
@@ -100,6 +101,9 @@ class Bench:
             assert ctx.get(dut.progress) or not moved_before[1]
             moved_before = [moved, moved_before[0]]
             addresses = [(port, space, ctx.get(port.address)) for port, space in private]
+            weights = self.chip.entries[Space.WEIGHT]
+            weights_now = (weights[ctx.get(dut.weights.address)].tobytes() if ctx.get(dut.weights_read)
+                           else self.rng.bytes(weights.shape[1]))
             counters = ctx.get(dut.engine.counters)
             result = {name: counters[name] for name in ("active_pixels", "words_read", "words_written")}
             finished = ctx.get(dut.engine.command.ready)
@@ -107,6 +111,8 @@ class Bench:
             if error:
                 return {**result, "cycles": cycle, "error": ctx.get(dut.engine.error.code)}
             await ctx.tick()
+            ctx.set(dut.weights.data, int.from_bytes(weights_before, "little"))
+            weights_before = weights_now
             for port, space, address in addresses:
                 entry = self.chip.entries[space][address] if address < len(self.chip.entries[space]) else b"\0"
                 ctx.set(port.data, int.from_bytes(bytes(entry), "little"))

@@ -7,10 +7,10 @@ cycles behind the launch.
 A residual ADD takes its values through the same Requantise a second time: launches then leave every other cycle to
 the sums that come back.
 
-    launch -+-> table of places --------------------+-> skip: operand b ----v       (address of the word, delayed)
+    launch -+-> table of places -> places ----------+-> skip: operand b ----v             (places: of the words to be)
             +-> parameters -+                       |                  AddOperands -> sums, back to Requantise
             +-> accumulators +-> Requantise --------+-- operand a ----------^
-                                     +-> table -> words -> write
+                                     +-> table -> words -> write, at their places
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import functools
 import operator
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -34,15 +34,14 @@ from hw.requantise import ADD_CONSTANTS, MULTIPLIER_BITS, AddOperands, Requantis
 #: Cycles from a launch to its values at the entry of Requantise: parameter address, its memory, a register.
 _REQUANTISE_AT = 4
 
-#: Cycles from a launch to its operand a.
-_OPERAND_AT = _REQUANTISE_AT + Requantise.LATENCY
+#: Cycles from a launch to its operand a: a register is between Requantise and it.
+_OPERAND_AT = _REQUANTISE_AT + Requantise.LATENCY + 1
 
 #: Cycles from a launch to its sum, at the entry of Requantise again. It must not meet another launch there.
 _SUM_AT = _OPERAND_AT + AddOperands.LATENCY + 1
 assert (_SUM_AT - _REQUANTISE_AT) % 2 == 1
 
-#: Cycles from a launch to its looked up values, without and with a residual ADD.
-_VALUE_AT = _OPERAND_AT + Table.LATENCY
+#: Cycles from a launch to its looked up values with a residual ADD.
 _ADDED_VALUE_AT = _SUM_AT + Requantise.LATENCY + Table.LATENCY
 
 
@@ -201,14 +200,14 @@ class Drain(wiring.Component):
         # So that the word is there, in a register, with operand a, and its part selected with operand b.
         operand_request = _OPERAND_AT - READ_LATENCY - 1
         place_skip = delayed(m, place_3, operand_request - 4)
-        place_value = delayed(m, place_skip, _VALUE_AT - (operand_request - 1))
-        place_added = delayed(m, place_value, _ADDED_VALUE_AT - _VALUE_AT)
-        address = Signal(address_bits)
         m.d.sync += [
             self.skip.request.valid.eq(delayed(m, first, operand_request - 4, reset_less=False) & self.add),
             self.skip.request.payload.eq(self.b_base + place_skip),
-            address.eq(self.output_base + Mux(self.add, place_added, place_value)),
         ]
+        # Words are written in the order of their launches. With ADD there are half as many at a time, twice as long.
+        words_there = _ADDED_VALUE_AT // (2 * groups)
+        m.submodules.places = places = fifo.SyncFIFO(width=address_bits, depth=1 << words_there.bit_length())
+        m.d.comb += [places.w_en.eq(first), places.w_data.eq(place_3)]
 
         # ---- requantise: accumulators, and in between the sums of a residual ADD --------------------------
         m.submodules.requantise = requantise = Requantise(q)
@@ -257,8 +256,8 @@ class Drain(wiring.Component):
         with m.If(self.skip.data_valid):
             m.d.sync += operand_word.eq(self.skip.data)
         m.d.comb += [
-            operands.i_valid.eq(requantise.o_valid & ~requantise.o_range & self.add),
-            operands.i_a.eq(requantise.o_value),
+            operands.i_valid.eq(delayed(m, requantise.o_valid & ~requantise.o_range & self.add, 1, reset_less=False)),
+            operands.i_a.eq(delayed(m, requantise.o_value, 1)),
             operands.i_b.eq(selected(m, [operand_word.word_select(i, 8 * q) for i in range(groups)], operand_group,
                                      "operand_b")),
             operands.constants.eq(constants),
@@ -280,7 +279,9 @@ class Drain(wiring.Component):
             activation_table.i_value.eq(requantise.o_value),
             word.eq(Cat(gathered[8 * q:], looked_up)),
         ]
-        m.d.sync += word_valid.eq(0)
+        address = Signal(address_bits)
+        m.d.comb += places.r_en.eq(activation_table.o_valid & complete)
+        m.d.sync += [word_valid.eq(0), address.eq(self.output_base + places.r_data)]
         with m.If(activation_table.o_valid):
             m.d.sync += [
                 gathered.eq(word),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
 from hw.contract.commands import Engine, Flag, Opcode
 from hw.contract.config import Config
@@ -48,9 +48,11 @@ class ConvEngine(wiring.Component):
     Members
     -------
     engine : commands, counters, errors. progress : something was computed in this cycle.
+    weights_taken : the vector engine reads the weight store in this cycle.
     fetch_0, fetch_1 (as `fetch_ports` says), skip, write : the feature memory; skip must be its first
         reader, write its first writer.
-    weights, maps, parameters, mask : the private memories, data in the cycle after the address.
+    maps, parameters, mask, weights : the private memories, data in the cycle after the address, of `weights` in the
+        next.
     """
 
     def __init__(self, config: Config):
@@ -63,6 +65,7 @@ class ConvEngine(wiring.Component):
             "skip": Out(ReadPort(config)),
             "write": Out(WritePort(config)),
             "weights": Out(MemoryRead(config.weight_words, 8 * config.weight_word_bytes)),
+            "weights_taken": In(1),
             "maps": Out(MemoryRead(config.map_entries, 64)),
             "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "mask": Out(MemoryRead(config.mask_words, 64)),
@@ -218,6 +221,7 @@ class ConvEngine(wiring.Component):
         # ---- tile loader ----------------------------------------------------------------------------------
         m.d.comb += [
             tiles.start.eq(begin),
+            tiles.weights_taken.eq(self.weights_taken),
             *(getattr(tiles, name).eq(computing[name]) for name in ("weight_base", "map_base", "steps", "unrolling")),
         ]
         wiring.connect(m, tiles.weights, wiring.flipped(self.weights))

@@ -11,7 +11,7 @@ when another pixel comes; in all other cycles their one read port is the drain's
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
@@ -326,12 +326,12 @@ class Row(wiring.Component):
         q = config.requantise_lanes
         drain_fresh = Signal()
         m.d.comb += drain_fresh.eq(fresh.bit_select(drain_entry, 1))
-        drained = [Signal(32 * q, name=f"drained_{group}") for group in range(lanes // q)]
+        kept = []
         for lane in range(lanes):
             memory = Memory(shape=signed(32), depth=2 * pixels, init=[])
             m.submodules[f"accumulators_{lane}"] = memory
             write, read = memory.write_port(), memory.read_port(domain="comb")
-            product = Signal(signed(17), name=f"product_{lane}")
+            product = Signal(signed(17), name=f"product_{lane}", reset_less=True)
             total = Signal(signed(32), name=f"sum_{lane}")
             start = Signal(signed(32), name=f"start_{lane}")
             m.d.sync += product.eq(operand * weight_row.word_select(lane, 8).as_signed())
@@ -344,20 +344,19 @@ class Row(wiring.Component):
             ]
             with m.If(accumulate_stage.valid):
                 m.d.sync += total.eq(start + product)
-            m.d.sync += drained[lane // q].word_select(lane % q, 32).eq(read.data)
+            kept.append(read.data)
 
-        # ---- drain: what was not asked for is zero, so that an OR chooses; so is what was never added to ---------
-        for group, register in enumerate(drained):
-            with m.If(~self.drain_selected | (self.drain_group != group)):
-                m.d.sync += register.eq(0)
+        # ---- drain: what was not asked for is zero, so that an OR of rows chooses; so is what was never added to -
+        drained = Signal(32 * q, name="drained_group", reset_less=True)
+        with m.If(self.drain_selected):
+            m.d.sync += drained.eq(Array(Cat(kept[at : at + q]) for at in range(0, lanes, q))[self.drain_group])
+        with m.Else():
+            m.d.sync += drained.eq(0)
         never_added = Signal()
         m.d.sync += never_added.eq(drain_fresh)
         refused = Signal(2)  # cycles that the drain has waited for the read port
-        combined = drained[0]
-        for register in drained[1:]:
-            combined |= register
         m.d.comb += [
-            self.drained.eq(combined & ~never_added.replicate(len(combined))),
+            self.drained.eq(drained & ~never_added.replicate(len(drained))),
             self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~memory_now),
             hold.eq(refused.all()),
         ]

@@ -87,7 +87,7 @@ class CommandSetup(wiring.Component):
 
         # ---- products, one per cycle; each is there two steps after its factors ---------------------------
         address_bits = byte_address_bits(config)
-        product = Signal(signed(36))
+        product = Signal(signed(36), reset_less=True)
         kernel_positions = Signal(16)
         left_offset, first_offset, output_offset = (Signal(address_bits, name=name) for name in
                                                     ("left_offset", "first_offset", "output_offset"))

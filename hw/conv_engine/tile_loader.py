@@ -25,7 +25,7 @@ class TileLoader(wiring.Component):
     start : pulse; a new command. weight_base, map_base, steps (tiles of one output block in a wave),
         unrolling: stable from then on.
     wave : one item per wave, with the group's number of blocks.
-    weights, maps : the memories.
+    weights, maps : the memories. weights_taken : the weights' address of this cycle is not looked at.
     tile_valid : for each row; tile : the broadcast, at the earliest in the third cycle after a slot became free.
     released : for each row, a slot became free.
     idle : between waves, and all tiles have left.
@@ -42,6 +42,7 @@ class TileLoader(wiring.Component):
             "unrolling": In(range(len(config.unrollings))),
             "wave": In(stream.Signature(WaveTiles(config))),
             "weights": Out(MemoryRead(config.weight_words, 16 * config.lanes)),
+            "weights_taken": In(1),
             "maps": Out(MemoryRead(config.map_entries, 64)),
             "tile_valid": Out(rows),
             "tile": Out(TileWord(config)),
@@ -85,7 +86,7 @@ class TileLoader(wiring.Component):
         reading = Signal()
         read_layout = data.StructLayout({"valid": 1, "lane": entry_bits, "block": block_bits, **tags})
         read_1, read_2, read_3 = (Signal(read_layout, name=f"read_{i}") for i in (1, 2, 3))
-        entry_2, map_3 = Signal(64), Signal(lanes)
+        entry_2, map_3 = Signal(64, reset_less=True), Signal(lanes, reset_less=True)
         block_end, step_end = Signal(), Signal()
         next_map = Signal(map_bits)
         m.d.comb += [
@@ -148,13 +149,13 @@ class TileLoader(wiring.Component):
         next_weight = Signal.like(self.weight_base)
         m.d.comb += [
             has_room.eq((index != 0) | ~Cat(tile.target[i] & (free[i] == 0) for i in range(rows)).any()),
-            advancing.eq(ahead.r_rdy & has_room),
+            advancing.eq(ahead.r_rdy & has_room & ~self.weights_taken),
             final.eq(index == tile.words_last),
             self.weights.address.eq(weight_at),
             next_weight.eq(weight_at + tile.stored),
             ahead.r_en.eq(advancing & final),
         ]
-        send = Signal(TileWord(config))
+        send = Signal(TileWord(config), reset_less=True)
         send_rows = Signal(rows)
         m.d.sync += send_rows.eq(0)
         with m.If(advancing):
@@ -180,12 +181,13 @@ class TileLoader(wiring.Component):
             m.d.comb += promised.eq(advancing & (index == 0) & tile.target[row])
             m.d.sync += free[row].eq(free[row] - promised + self.released[row])
 
-        # The weight word comes in the cycle after its address; it is registered before the broadcast.
-        sent = Signal(TileWord(config))
+        # The weight word comes two cycles after its address.
+        sent = Signal(TileWord(config), reset_less=True)
         sent_rows = Signal(rows)
-        m.d.sync += [sent.eq(send), sent_rows.eq(send_rows), sent.data.eq(self.weights.data)]
+        m.d.sync += [sent.eq(send), sent_rows.eq(send_rows)]
         m.d.comb += [
             self.tile.eq(sent),
+            self.tile.data.eq(self.weights.data),
             self.tile_valid.eq(sent_rows),
             self.idle.eq(~(self.wave.valid | wave_valid | read_1.valid | read_2.valid | read_3.valid
                            | (ahead.level != 0) | send_rows.any() | sent_rows.any())),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -103,11 +103,15 @@ class RecordWriter(wiring.Component):
                     with m.If(self.complete[e]):
                         m.d.sync += [older[other, e].eq(waiting[other]), older[e, other].eq(0)]
             m.d.comb += [self.accepting[e].eq(~waiting[e] | mine), self.free[e].eq(~waiting[e])]
-            # A copy of each beat is zero unless it is the one that leaves.
-            for i in range(len(words) // 2):
-                copy = Signal(64, name=f"copy_{e.name.lower()}_{i}")
-                m.d.sync += copy.eq(Mux(mine & (beat == i), record[64 * i : 64 * i + 64], 0))
-                copies.append(copy)
+            # What leaves of an engine's record is zero unless it is its turn.
+            beats = [record[64 * i : 64 * i + 64] for i in range(len(words) // 2)]
+            beats += [Const(0, 64)] * (RECORD_BEATS - len(beats))
+            copy = Signal(64, name=f"copy_{e.name.lower()}")
+            with m.If(mine):
+                m.d.sync += copy.eq(Array(beats)[beat])
+            with m.Else():
+                m.d.sync += copy.eq(0)
+            copies.append(copy)
 
         # ---- the oldest moves into the queue, a beat per cycle --------------------------------------------------
         room = Signal()

@@ -31,7 +31,7 @@ class DepthwiseMac(wiring.Component):
     Members
     -------
     settings : Settings, stable while busy. start : a command begins: weights of before are forgotten.
-    words : stream of Words, whose tag starts with a LineTag. weights : the weight store.
+    words : stream of Words, whose tag starts with a LineTag. weights : the weight store, read while `weights_read`.
     result : stream of Reduced. busy : a step is under way, or a result waits.
     """
 
@@ -46,6 +46,7 @@ class DepthwiseMac(wiring.Component):
             "start": In(1),
             "words": In(stream.Signature(Words(config, tag_bits))),
             "weights": Out(MemoryRead(config.weight_words, 8 * config.weight_word_bytes)),
+            "weights_read": Out(1),
             "result": Out(stream.Signature(Reduced(config))),
             "busy": Out(1),
         })
@@ -215,15 +216,16 @@ class DepthwiseMac(wiring.Component):
             Signal(name=name) for name in ("filling", "second_word", "last_line", "last_piece", "ask"))
         target, used = Signal(), Signal()
         line, piece = Signal(LINE_BITS), Signal(self.group_bits)
-        # What was asked for is there a cycle later, and is written after another one.
+        # What was asked for is there, and is written, two cycles later.
         step = data.StructLayout({"valid": 1, "second": 1, "last": 1, "piece": unsigned(self.group_bits),
                                   "entry": unsigned(self.group_bits + LINE_BITS + 1)})
         arriving, writing = Signal(step), Signal(step)
-        rows = Signal(2 * 8 * lanes, reset_less=True)
+        rows = Signal(2 * 8 * lanes)
         m.d.comb += [
             last_line.eq(line == settings.kernel_lines - 1),
             last_piece.eq(piece == groups - 1),
             ask.eq(filling & ~filled.bit_select(target, 1) & ~arriving.last & ~writing.last),
+            self.weights_read.eq(ask),
         ]
         m.d.sync += [
             arriving.valid.eq(ask), arriving.second.eq(second), arriving.piece.eq(piece),
@@ -231,8 +233,8 @@ class DepthwiseMac(wiring.Component):
             arriving.entry.eq(Cat(piece, line, target)),
             writing.eq(arriving),
         ]
-        m.d.sync += [rows.word_select(j, 8 * lanes).eq(
-            store.data[j * 8 * self.config.lanes :][: 8 * self.config.lanes].word_select(arriving.piece, 8 * lanes))
+        m.d.comb += [rows.word_select(j, 8 * lanes).eq(
+            store.data[j * 8 * self.config.lanes :][: 8 * self.config.lanes].word_select(writing.piece, 8 * lanes))
             for j in range(2)]
         with m.If(ask):
             m.d.sync += piece.eq(piece + 1)

@@ -40,7 +40,8 @@ class VectorEngine(wiring.Component):
     engine : EnginePort: commands, counters, error.
     read_a, read_b : operands; only ADD uses read_b. write : results. All feature memory words of L int8.
     decisions : writes to the mask memory.
-    mask, weights, parameters : the private memories, data in the cycle after the address.
+    mask, parameters, weights : the private memories, data in the cycle after the address, of `weights` in the next.
+    weights_read : the address of `weights` matters: the conv engine, which shares the weight store, waits.
     progress : something moved two cycles ago: a word was read or written, or a mask word passed.
     """
 
@@ -54,6 +55,7 @@ class VectorEngine(wiring.Component):
             "mask": Out(MemoryRead(config.mask_words, MASK_WORD_BITS)),
             "decisions": Out(MaskWrite(config)),
             "weights": Out(MemoryRead(config.weight_words, 8 * config.weight_word_bytes)),
+            "weights_read": Out(1),
             "parameters": Out(MemoryRead(config.parameter_entries, 8 * config.parameter_entry_bytes)),
             "progress": Out(1),
         })
@@ -123,6 +125,7 @@ class VectorEngine(wiring.Component):
         self._load_table(m, settings, loading, table_there, post_process)
         m.d.comb += [
             depthwise_mac.weights.data.eq(self.weights.data),
+            self.weights_read.eq((loading & (self._table_at != TABLE_WORDS)) | depthwise_mac.weights_read),
             self.weights.address.eq(Mux(loading, settings.table_base + self._table_entry,
                                         depthwise_mac.weights.address)),
         ]
@@ -209,8 +212,7 @@ class VectorEngine(wiring.Component):
             at.eq(Mux(loading, Mux(at == TABLE_WORDS, at, at + 1), 0)),
             post_process.table_write.eq(arriving),
             post_process.table_index.eq(arriving_at),
-            post_process.table_data.eq(delayed(m, self.weights.data, 1).word_select(arriving_at % in_entry,
-                                                                                          8 * WORD_BYTES)),
+            post_process.table_data.eq(self.weights.data.word_select(arriving_at % in_entry, 8 * WORD_BYTES)),
         ]
         m.d.comb += there.eq((at == TABLE_WORDS) & ~(reading | arriving))
 

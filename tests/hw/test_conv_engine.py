@@ -18,6 +18,7 @@ from hw.conv_engine.activation_fetch import FetchTag
 from hw.conv_engine.engine import ConvEngine
 from hw.feature_memory import FeatureMemory
 from hw.local_memory import LocalMemory
+from hw.weight_memory import WeightMemory
 from sim.golden import conv as golden_conv
 from sim.golden.memory import OnChip
 from testbench.random_commands import order, random_convolution, random_memory
@@ -31,7 +32,7 @@ class Bench(wiring.Component):
     def __init__(self, config: Config):
         self.config = config
         self.local = {
-            Space.WEIGHT: LocalMemory(config.weight_words, 8 * config.weight_word_bytes),
+            Space.WEIGHT: WeightMemory(config),
             Space.MAP: LocalMemory(config.map_entries, 64),
             Space.PARAMETER: LocalMemory(config.parameter_entries, 8 * config.parameter_entry_bytes),
             Space.MASK: LocalMemory(config.mask_words, 64),
@@ -50,7 +51,8 @@ class Bench(wiring.Component):
         for space, name in ((Space.WEIGHT, "weights"), (Space.MAP, "maps"), (Space.PARAMETER, "parameters"),
                             (Space.MASK, "mask")):
             m.submodules[name] = self.local[space]
-            wiring.connect(m, getattr(self.dut, name), self.local[space].read_0)
+            local = self.local[space]
+            wiring.connect(m, getattr(self.dut, name), local.conv if space is Space.WEIGHT else local.read_0)
         for name in ("skip", "write", *(f"fetch_{i}" for i in range(self.config.fetch_ports))):
             wiring.connect(m, getattr(self.dut, name), getattr(self.feature, name))
         return m
@@ -71,7 +73,8 @@ def run(config: Config, memory: OnChip, command_list: list[dict[str, int]]):
     async def offer(ctx):
         for space, local in bench.local.items():
             for i, entry in enumerate(memory.entries[space]):
-                ctx.set(local.memory.data[i], int.from_bytes(entry.tobytes(), "little"))
+                words = local.words if isinstance(local, WeightMemory) else local
+                ctx.set(words.memory.data[i], int.from_bytes(entry.tobytes(), "little"))
         for (bank, place), entry in zip(places, memory.entries[Space.FEATURE], strict=True):
             ctx.set(store[bank][place], int.from_bytes(entry.tobytes(), "little"))
         for values in command_list:
