@@ -23,7 +23,7 @@ from hw.vector_engine.pixel_generator import ITEM_LAYOUT, PixelGenerator
 from hw.vector_engine.post_process import PostProcess
 from hw.vector_engine.reduce import Reduce, Reduced
 from hw.vector_engine.tap_walk import TapTag, TapWalk
-from hw.vector_engine.window_generator import Window, WindowGenerator
+from hw.vector_engine.window_generator import WindowGenerator
 from hw.vector_engine.word_reader import WordReader
 
 
@@ -90,9 +90,7 @@ class VectorEngine(wiring.Component):
         settings = decoder.settings
         depthwise, deciding = settings.depthwise, settings.decide
         # Two ways from windows to reduced words: taps one by one, or lines of depthwise taps.
-        m.submodules.window = window = RegisterSlice(Window(config))
-        connect(m, windows.window, window.i)
-        _split(m, window.o, depthwise, depthwise_walk.window, taps.window)
+        _split(m, windows.window, depthwise, depthwise_walk.window, taps.window)
         _join(m, depthwise, depthwise_walk.fetch, taps.fetch, reader.fetch)
         _split(m, reader.words, depthwise, depthwise_mac.words, reduce.words)
         results = stream.Signature(Reduced(config)).create()
@@ -136,7 +134,7 @@ class VectorEngine(wiring.Component):
         empty_window, failed = Signal(), Signal()
         m.d.comb += [decoder.payload.eq(command.payload), started.eq(pixels.start | dilate.start | combine.start)]
         m.d.sync += [
-            working.eq(started | items.o.valid | window.o.valid | Cat(step.busy for step in (
+            working.eq(started | items.o.valid | Cat(step.busy for step in (
                 pixels, windows, taps, depthwise_walk, reader, reduce, depthwise_mac, post_process, decide, dilate,
                 combine)).any()),
             empty_window.eq(windows.empty_window),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.ports import word_address_bits
+from hw.register_slice import RegisterSlice
 from hw.vector_engine.pixel_generator import ITEM_LAYOUT
 from hw.vector_engine.settings import CORNER_BITS, POSITION_BITS, Settings
 
@@ -67,9 +68,13 @@ class WindowGenerator(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        settings, window = self.settings, self.window
+        settings = self.settings
         address_bits = word_address_bits(self.config)
         advance = Signal()
+        # Whether there is room comes from a register: all stages hang on it.
+        m.submodules.slice = slice_ = RegisterSlice(Window(self.config))
+        wiring.connect(m, slice_.o, wiring.flipped(self.window))
+        window = slice_.i
         m.d.comb += [
             advance.eq(~window.valid | window.ready),
             self.item.ready.eq(advance),
@@ -131,17 +136,17 @@ class WindowGenerator(wiring.Component):
         row_place = Signal(corner, reset_less=True)
         new_row = Signal()
         rows = Signal(8, reset_less=True)
+        m.d.comb += [
+            window.valid.eq(valid[4] & ~is_row[4]),
+            window.payload.rows.eq(rows),
+            window.payload.columns.eq(taps),
+            window.payload.row.eq(_cut(row_place)),
+            window.payload.column.eq(_cut(place)),
+            window.payload.new_row.eq(new_row),
+            window.payload.parity.eq(passes[4][0]),
+            window.payload.first_pass.eq(passes[4][1]),
+        ]
         with m.If(advance):
-            m.d.sync += [
-                window.valid.eq(valid[4] & ~is_row[4]),
-                window.payload.rows.eq(rows),
-                window.payload.columns.eq(taps),
-                window.payload.row.eq(_cut(row_place)),
-                window.payload.column.eq(_cut(place)),
-                window.payload.new_row.eq(new_row),
-                window.payload.parity.eq(passes[4][0]),
-                window.payload.first_pass.eq(passes[4][1]),
-            ]
             with m.If(valid[4]):
                 m.d.sync += new_row.eq(is_row[4])
             with m.If(valid[4] & is_row[4]):
@@ -155,9 +160,9 @@ class WindowGenerator(wiring.Component):
             with m.If(advance):
                 with m.If(valid[4] & is_row[4]):
                     m.d.sync += row_part.eq(settings[f"{name}_base"] + product)
-                m.d.sync += window.payload[name].eq(row_part + product + block)
+            m.d.comb += window.payload[name].eq(row_part + product + block)
 
-        m.d.comb += self.busy.eq(Cat(window.valid, *valid[1:]).any())
+        m.d.comb += self.busy.eq(Cat(self.window.valid, *valid[1:]).any())
         return m
 
     def _block(self, m: Module, pixel: Value, parity: Value) -> Value:
