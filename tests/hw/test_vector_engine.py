@@ -192,7 +192,7 @@ def test_random_commands(name, stalls):
 # ---- cycles -----------------------------------------------------------------------------------------------
 
 #: Cycles of a command besides its words: decoding, the first fetch, the pipeline, the last write.
-OVERHEAD = 57
+OVERHEAD = 56
 
 ADD_8X16 = {
     "output_base": 0, "output_row_stride": 16, "output_pixel_stride": 1, "output_rows": 8, "output_width": 16,
