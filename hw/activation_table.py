@@ -57,5 +57,5 @@ class Table(wiring.Component):
             read = words.read_port()
             m.d.comb += [index.eq(self.i_value[i]), read.addr.eq(index[low:]), read.en.eq(~self.write)]
             value, word = delayed(m, index, 2), delayed(m, read.data, 1)
-            m.d.sync += self.o_value[i].eq(Mux(self.use, word.word_select(value[:low], 8), value))
+            m.d.comb += self.o_value[i].eq(delayed(m, Mux(self.use, word.word_select(value[:low], 8), value), 1))
         return m

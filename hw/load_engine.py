@@ -305,7 +305,7 @@ class LoadEngine(wiring.Component):
 
         # ---- gather beats to entries: they are shifted in from the top, so that an entry ends at the top ---------
         beat_bits = config.axi_data_bits
-        gather = Signal(beat_bits * most_beats)
+        gather = Signal(beat_bits * most_beats, reset_less=True)
         position = Signal(range(most_beats))
         last_of_entry = Signal.like(position)  # beats of an entry less one
         space, to_feature = Signal.like(command.space), Signal()

@@ -29,12 +29,13 @@ class RegisterSlice(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        spare = Signal(self.shape)
+        payload, spare = Signal(self.shape, reset_less=True), Signal(self.shape, reset_less=True)
         spare_valid = Signal()
         advance = Signal()
         m.d.comb += [
             self.i.ready.eq(~spare_valid),
             advance.eq(~self.o.valid | self.o.ready),
+            self.o.payload.eq(payload),
         ]
         with m.If(advance):
             m.d.sync += [
@@ -42,9 +43,9 @@ class RegisterSlice(wiring.Component):
                 spare_valid.eq(0),
             ]
             with m.If(spare_valid):
-                m.d.sync += self.o.payload.eq(spare)
+                m.d.sync += payload.eq(spare)
             with m.Else():
-                m.d.sync += self.o.payload.eq(self.i.payload)
+                m.d.sync += payload.eq(self.i.payload)
         with m.Elif(self.i.valid & self.i.ready):
             m.d.sync += spare_valid.eq(1)
         with m.If(self.i.ready):

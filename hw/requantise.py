@@ -151,7 +151,7 @@ class KaratsubaMultiply(wiring.Component):
         product_of_sums = _register(m, i_sum * m_sum, signed(35), name="product_of_sums")
         less_high = _register(m, product_of_sums - high, signed(36), name="less_high")
         less_low = _register(m, Cat(low[16:], high).as_signed() - low, signed(48), name="less_low")
-        m.d.sync += self.o.eq(less_low + less_high)
+        m.d.comb += self.o.eq(_register(m, less_low + less_high, signed(47), name="sum"))
         return m
 
 
@@ -241,12 +241,14 @@ class _RequantiseLane(wiring.Component):
         total = _register(m, self.zero_point + addend.as_signed() + carry, signed(10), name="total")
         too_low = _register(m, (beyond | more) & negative, name="too_low")
         too_high = _register(m, (beyond | more) & ~negative, name="too_high")
+        clamped = Signal(signed(8), reset_less=True)
+        m.d.comb += self.o.eq(clamped)
         with m.If(too_low | (~too_high & (total < self.minimum))):
-            m.d.sync += self.o.eq(self.minimum)
+            m.d.sync += clamped.eq(self.minimum)
         with m.Elif(too_high | (total > self.maximum)):
-            m.d.sync += self.o.eq(self.maximum)
+            m.d.sync += clamped.eq(self.maximum)
         with m.Else():
-            m.d.sync += self.o.eq(total)
+            m.d.sync += clamped.eq(total)
         return m
 
 

@@ -198,7 +198,7 @@ class ActivationFetch(wiring.Component):
         busy_1, busy_2 = Signal(), Signal()
         m.d.comb += [advance.eq(wave_valid & move), self.moved.eq(advance)]
         tag_layout = FetchTag(config)
-        step_1 = Signal(data.StructLayout({"offset": address_bits, "dx": len(dx), "dy": len(dy)}))
+        step_1 = Signal(data.StructLayout({"offset": address_bits, "dx": len(dx), "dy": len(dy)}), reset_less=True)
         with m.If(move):
             m.d.sync += [
                 busy_1.eq(wave_valid), step_1.offset.eq(offset_block), step_1.dx.eq(dx), step_1.dy.eq(dy),
@@ -229,12 +229,12 @@ class ActivationFetch(wiring.Component):
                     here.eq(((pixel_index ^ row) & (groups - 1))[:rows_log2] == 0 if rows > 1 else 1),
                     tag.rows[row].eq(here & members[row]),
                 ]
-            tag_1, tag_2 = Signal(tag_layout, name=f"tag_1_{i}"), Signal(tag_layout, name=f"tag_2_{i}")
-            start_1 = Signal(WindowStart(config), name=f"start_1_{i}")
+            tag_1, tag_2 = (Signal(tag_layout, name=f"tag_{step}_{i}", reset_less=True) for step in (1, 2))
+            start_1 = Signal(WindowStart(config), name=f"start_1_{i}", reset_less=True)
 
             # ---- stage 2: address and position ------------------------------------------------------------
-            y, x = Signal(signed(19), name=f"y_{i}"), Signal(signed(19), name=f"x_{i}")
-            position = Signal(address_bits, name=f"position_{i}")
+            y, x = (Signal(signed(19), name=f"{axis}_{i}", reset_less=True) for axis in "yx")
+            position = Signal(address_bits, name=f"position_{i}", reset_less=True)
             with m.If(move):
                 m.d.sync += [
                     tag_1.eq(tag),
@@ -273,7 +273,7 @@ class ActivationFetch(wiring.Component):
             going = Signal(name=f"going_{i}")
             allowed = Signal(name=f"allowed_{i}")
             aside_useful = Signal(name=f"aside_useful_{i}")
-            wanted, aside = Signal(request_layout, name=f"wanted_{i}"), Signal(request_layout, name=f"aside_{i}")
+            wanted, aside = (Signal(request_layout, name=f"{name}_{i}", reset_less=True) for name in ("wanted", "aside"))
             served = [row for row in range(rows) if ports == 1 or i == 0 or row % 2]
             m.d.comb += [
                 allowed.eq(waiting & ~Cat(wanted.tag.rows[row] & ~room[row] for row in served).any()),
@@ -317,7 +317,7 @@ class ActivationFetch(wiring.Component):
         words = []
         for i, (port, tag) in enumerate(arrivals):
             differs = Signal(lanes, name=f"differs_{i}")
-            word = Signal(ActivationWord(config), name=f"arriving_{i}")
+            word = Signal(ActivationWord(config), name=f"arriving_{i}", reset_less=True)
             word_rows = Signal(rows, name=f"arriving_rows_{i}")
             m.d.comb += differs.eq(Cat(
                 port.data.word_select(lane, 8) != self.zero_point.as_unsigned() for lane in range(lanes)))

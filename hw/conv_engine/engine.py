@@ -82,8 +82,8 @@ class ConvEngine(wiring.Component):
         m.submodules.fetch = fetch = ActivationFetch(config)
         m.submodules.tiles = tiles = TileLoader(config)
         m.submodules.drain = drain = Drain(config)
-        computing = Signal(ComputeSettings(config))
-        draining = Signal(DrainSettings(config))
+        computing = Signal(ComputeSettings(config), reset_less=True)
+        draining = Signal(DrainSettings(config), reset_less=True)
 
         # ---- stage 1: a command is set up and walked ------------------------------------------------------
         refused, start, walked = Signal(), Signal(), Signal()
@@ -144,7 +144,7 @@ class ConvEngine(wiring.Component):
         entering_drain, complete = Signal(), Signal()
         drain_entered = Signal()  # the command that computes is the one that is drained
         computed = Signal()  # the command that is drained does not compute any more
-        drain_setup = Signal(DrainSettings(config))  # of the command that computes
+        drain_setup = Signal(DrainSettings(config), reset_less=True)  # of the command that computes
         with m.If(enter):
             m.d.sync += [drain_setup.eq(setup.drain), drain_entered.eq(0)]
         drain_start = Signal()  # `draining` is new

@@ -122,7 +122,7 @@ class Row(wiring.Component):
         m.d.comb += [fifo.w_data.eq(self.word), fifo.w_en.eq(self.word_valid)]
 
         slot_valid = Signal(2)
-        slot_map = Signal(data.ArrayLayout(lanes, 2))
+        slot_map = Signal(data.ArrayLayout(lanes, 2), reset_less=True)
         slot_last_block = Signal(2)
         head_slot = Signal()
         head_bank = Signal()
@@ -145,9 +145,9 @@ class Row(wiring.Component):
             "pending": lanes, "several": 1, "empty": 1, "map": lanes, "pixel": pixel_bits(config), "slot": 1, "bank": 1,
             "tile_last": 1, "wave_last": 1, "last_block": 1,
         })
-        following = Signal(issue_layout)
+        following = Signal(issue_layout, reset_less=True)
         following_valid = Signal()
-        following_data = Signal(8 * lanes)
+        following_data = Signal(8 * lanes, reset_less=True)
         following_taken = Signal()
         take = Signal()
         m.d.comb += [
@@ -177,8 +177,8 @@ class Row(wiring.Component):
 
         # ---- issue: one surviving channel per cycle -------------------------------------------------------
         busy = Signal()  # the issue stage holds a word
-        issue = Signal(issue_layout)
-        issue_data = Signal(8 * lanes)
+        issue = Signal(issue_layout, reset_less=True)
+        issue_data = Signal(8 * lanes, reset_less=True)
         reached = up_to(m, issue.pending, "reached")  # from the channel issued on
         chosen, remaining = Signal(lanes), Signal(lanes)
         finishing = Signal()
@@ -225,10 +225,10 @@ class Row(wiring.Component):
         # ---- map's set bits -------------------------------------------------------------------------------
         stage_layout = data.StructLayout({"valid": 1, "pixel": pixel_bits(config), "bank": 1, "wave_last": 1})
         channel_stage = Signal(stage_layout)
-        channel = Signal(range(lanes))
-        channel_slot = Signal()
-        channel_data = Signal(8 * lanes)
-        below = Signal(lanes)  # the map's bits below the channel
+        channel = Signal(range(lanes), reset_less=True)
+        channel_slot = Signal(reset_less=True)
+        channel_data = Signal(8 * lanes, reset_less=True)
+        below = Signal(lanes, reset_less=True)  # the map's bits below the channel
         m.d.sync += [
             channel_stage.valid.eq(issued),
             channel_stage.pixel.eq(issue.pixel),
@@ -243,9 +243,9 @@ class Row(wiring.Component):
 
         # ---- weight row -----------------------------------------------------------------------------------
         weight_stage = Signal(stage_layout)
-        weight_slot = Signal()
-        weight_rank = Signal(rank_bits)
-        weight_activation = Signal(signed(8))
+        weight_slot = Signal(reset_less=True)
+        weight_rank = Signal(rank_bits, reset_less=True)
+        weight_activation = Signal(signed(8), reset_less=True)
         m.d.sync += [
             weight_stage.eq(channel_stage),
             weight_slot.eq(channel_slot),
@@ -276,8 +276,8 @@ class Row(wiring.Component):
 
         # ---- multiply; what the sum starts from -----------------------------------------------------------
         multiply_stage = Signal(stage_layout)
-        operand = Signal(signed(9))
-        weight_row = Signal(8 * lanes)
+        operand = Signal(signed(9), reset_less=True)
+        weight_row = Signal(8 * lanes, reset_less=True)
         fresh = Signal(2 * pixels, init=-1)  # no product has come yet: starts from zero
         from_zero, from_sum, from_memory = Signal(), Signal(), Signal()  # of the multiply stage's sum, if any
         weight_entry, multiply_entry = Signal(range(2 * pixels)), Signal(range(2 * pixels))
@@ -332,7 +332,7 @@ class Row(wiring.Component):
             m.submodules[f"accumulators_{lane}"] = memory
             write, read = memory.write_port(), memory.read_port(domain="comb")
             product = Signal(signed(17), name=f"product_{lane}", reset_less=True)
-            total = Signal(signed(32), name=f"sum_{lane}")
+            total = Signal(signed(32), name=f"sum_{lane}", reset_less=True)
             start = Signal(signed(32), name=f"start_{lane}")
             m.d.sync += product.eq(operand * weight_row.word_select(lane, 8).as_signed())
             m.d.comb += [

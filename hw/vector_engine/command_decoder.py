@@ -42,7 +42,8 @@ class CommandDecoder(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, settings = self.config, self.settings
+        config, settings = self.config, Signal(Settings(self.config), reset_less=True)
+        m.d.comb += self.settings.eq(settings)
         view = {opcode: data.View(command_layout(opcode), self.payload) for opcode in (
             Opcode.ADD, Opcode.MAX_POOL, Opcode.MEAN, Opcode.DEPTHWISE, Opcode.DECIDE, Opcode.DILATE, Opcode.COMBINE)}
         add, pool, mean, depthwise, decide, dilate, combine = view.values()

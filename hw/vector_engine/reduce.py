@@ -73,7 +73,7 @@ class Reduce(wiring.Component):
 
         # ---- the tap ---------------------------------------------------------------------------------------------
         tap_valid, first = Signal(), Signal(init=1)
-        tap_tag = Signal(TapTag(config))
+        tap_tag = Signal(TapTag(config), reset_less=True)
         b = Signal(8 * config.lanes, reset_less=True)
         advance, accept, always = Signal(), Signal(), Signal()
         m.d.comb += [words.ready.eq(advance), accept.eq(words.valid & advance), always.eq(~self.maximum | first)]
