@@ -273,7 +273,8 @@ class ActivationFetch(wiring.Component):
             going = Signal(name=f"going_{i}")
             allowed = Signal(name=f"allowed_{i}")
             aside_useful = Signal(name=f"aside_useful_{i}")
-            wanted, aside = (Signal(request_layout, name=f"{name}_{i}", reset_less=True) for name in ("wanted", "aside"))
+            wanted, aside = (Signal(request_layout, name=f"{name}_{i}", reset_less=True)
+                             for name in ("wanted", "aside"))
             served = [row for row in range(rows) if ports == 1 or i == 0 or row % 2]
             m.d.comb += [
                 allowed.eq(waiting & ~Cat(wanted.tag.rows[row] & ~room[row] for row in served).any()),

@@ -14,6 +14,7 @@ from typing import Any
 
 from hw.boards.catalogue import Board
 from hw.contract.config import preset
+from sw_driver.boards.hard_registers import absorb
 from sw_driver.boards.timing import (
     cells_by_block,
     clocks,
@@ -141,6 +142,9 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     (directory / f"{TOP}.ys").write_text(_SYNTHESIS[board.family])
     step("synthesis", YOSYS.name, [*YOSYS.command, "-q", "-l", f"{TOP}.yosys.log", "-s", f"{TOP}.ys"], directory)
     netlist = json.loads((directory / f"{TOP}.json").read_text())
+    if board.family == "ecp5":
+        say(f"{absorb(netlist['modules'][TOP]):,} flip-flops moved into multipliers and block RAMs")
+        (directory / f"{TOP}.json").write_text(json.dumps(netlist))
     blocks = cells_by_block(netlist, TOP, board.family)
     del netlist
 

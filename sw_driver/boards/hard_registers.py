@@ -107,7 +107,7 @@ def _bits(cell: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _take_outputs(netlist: _Netlist, cell: dict[str, Any], prefix: str, clock: int | None = None,
                   ) -> tuple[Control | None, int]:
-    """The flip-flops behind a bus move into `cell`, if they can, and have `clock`; their control, and how many moved."""
+    """The flip-flops behind a bus move into `cell`, if they can, and have `clock`: their control, and their number."""
     used = {port: bit for port, bit in _bits(cell, prefix).items() if isinstance(bit, int) and netlist.users[bit]}
     flip_flops = {port: netlist.behind(bit) for port, bit in used.items()}
     controls = {netlist.control(name) for name in flip_flops.values()}

@@ -97,7 +97,16 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str, status
         f"recorded = pathlib.Path({str(RECORDED)!r})\n"
         "def yosys(arguments):\n"
         "    netlist = json.loads((recorded / 'netlist.json').read_text())\n"
-        "    netlist['modules']['board'] = netlist['modules'].pop('top')\n"
+        "    netlist['modules']['board'] = board = netlist['modules'].pop('top')\n"
+        "    board['ports'] = {}\n"
+        "    for cell in board['cells'].values():\n"
+        "        cell |= {'parameters': {}, 'connections': {}, 'port_directions': {}}\n"
+        "    cells = {cell['type']: cell for cell in board['cells'].values()}\n"
+        "    cells['MULT18X18D'] |= {'connections': {'P0': [2]}, 'port_directions': {'P0': 'output'}}\n"
+        "    cells['TRELLIS_FF'] |= {\n"
+        "        'parameters': {'CEMUX': '1 ', 'CLKMUX': 'CLK', 'REGSET': 'RESET'},\n"
+        "        'connections': {'CLK': [3], 'DI': [2], 'Q': [4]},\n"
+        "        'port_directions': {'CLK': 'input', 'DI': 'input', 'Q': 'output'}}\n"
         "    pathlib.Path('board.json').write_text(json.dumps(netlist))\n"
         "def nextpnr(arguments):\n"
         f"    pathlib.Path('board.nextpnr.log').write_text({log!r})\n"
@@ -126,7 +135,9 @@ def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert report["board"] == "ulx3s-85f"
     assert list(report["seconds"]) == ["design", "synthesis", "place and route", "bitstream"]
     assert report["bitstream"] == {"file": "board.bit", "bytes": 4}
+    assert report["blocks"]["all"]["flip-flops"] == 40  # of 41: one moved into the multiplier before it
     said = capsys.readouterr().out
+    assert "1 flip-flops moved" in said
     assert "153.4 MHz" in said
     assert str(tmp_path / "out" / "board.bit") in said.replace("\n", "")
 
