@@ -178,7 +178,8 @@ class BytePath(_Path):
         lanes_together = []
         for j in range(lanes):
             bank = Signal(self.bank_bits, name=f"bank_of_{j}", reset_less=True)
-            m.d.sync += bank.eq(Mux(shift_3 > j, second_asked, first_asked))
+            below = shift_3 > j if j < lanes - 1 else 0  # the last lane is never below the shift
+            m.d.sync += bank.eq(Mux(below, second_asked, first_asked))
             lanes_together.append(Array(word.word_select(j, 8) for word in self.words)[bank])
         fine_bits = shift_bits - 2
         word, rotated = Cat(lanes_together), Signal(len(self.data), name="near_lane_0", reset_less=True)

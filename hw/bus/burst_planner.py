@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -103,8 +100,7 @@ class BurstPlanner(wiring.Component):
                 transfer.eq(Mux(wanted[0], self.request0.payload, self.request1.payload)),
             ]
 
-        # Second cycle: of each window a copy that is zero unless it is the transfer's; a window that does not exist
-        # leaves them all zero, which denies everything.
+        # Second cycle: a copy of the transfer's window; of one that does not exist it is zero, which denies everything.
         offset = Signal(beats_bits)
         length = Signal(beats_bits)
         well_formed = Signal()
@@ -117,15 +113,15 @@ class BurstPlanner(wiring.Component):
             well_formed.eq((Cat(transfer.offset[:beat_shift], transfer.length[:beat_shift]) == 0) & (length != 0)),
             end.eq(offset + length),
         ]
-        copies = []
+        contents = []
         for i in range(WINDOWS):
             permits = self.windows[i].read if self.permission is Permission.READ else self.windows[i].write
-            content = Cat(permits, self.windows[i].size[beat_shift:], self.windows[i].base[beat_shift:])
-            copy = Signal(len(content), name=f"copy{i}")
-            chosen = Signal(name=f"chosen{i}")
-            m.d.comb += chosen.eq(transfer.window == i)
-            m.d.sync += copy.eq(Mux(chosen, content, 0))
-            copies.append(copy)
+            contents.append(Cat(permits, self.windows[i].size[beat_shift:], self.windows[i].base[beat_shift:]))
+        window = Signal(len(contents[0]), reset_less=True)
+        with m.If(transfer.window < WINDOWS):
+            m.d.sync += window.eq(Array(contents)[transfer.window[: (WINDOWS - 1).bit_length()]])
+        with m.Else():
+            m.d.sync += window.eq(0)
 
         # Third cycle: compare with the window, add its base.
         permitted = Signal()
@@ -133,7 +129,7 @@ class BurstPlanner(wiring.Component):
         base = Signal(bits)
         limit = Signal(max(bits, beats_bits + 1) + 1)
         inside = Signal()
-        m.d.comb += Cat(permitted, size, base).eq(functools.reduce(operator.or_, copies))
+        m.d.comb += Cat(permitted, size, base).eq(window)
         m.d.sync += [
             inside.eq(permitted & well_formed & (end <= size)),
             limit.eq(base + end),

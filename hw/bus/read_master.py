@@ -70,27 +70,31 @@ class ReadMaster(wiring.Component):
             order.w_data.eq(Cat(planner.burst.payload.client, planner.burst.payload.address[:32])),
         ]
 
-        beat = data.StructLayout({"data": config.axi_data_bits, "failed": 1, "last": 1})
+        # A beat that comes is of the client at the head of the queue.
+        beat = data.StructLayout({"data": config.axi_data_bits, "failed": 1, "client": 1})
         m.submodules.slice = slice_ = RegisterSlice(beat)
+        taken = Signal()
         m.d.comb += [
             slice_.i.valid.eq(bus.rvalid),
             slice_.i.payload.data.eq(bus.rdata),
             slice_.i.payload.failed.eq(bus.rresp[1]),
-            slice_.i.payload.last.eq(bus.rlast),
+            slice_.i.payload.client.eq(head.client),
             bus.rready.eq(slice_.i.ready),
+            taken.eq(bus.rvalid & bus.rready),
+            order.r_en.eq(taken & bus.rlast),
         ]
+        position = Signal(8)
+        with m.If(taken):
+            m.d.sync += position.eq(Mux(bus.rlast, 0, position + 1))
 
-        # The beat at hand goes to the client at the head of the queue, or nowhere.
+        # The beat at hand goes to its client, or nowhere.
         at_hand = slice_.o
         discard = Signal()
         m.d.comb += [
             discard.eq(self.stop | at_hand.payload.failed),
-            at_hand.ready.eq(discard | Mux(head.client, self.load.data.ready, self.program.data.ready)),
-            order.r_en.eq(at_hand.valid & at_hand.ready & at_hand.payload.last),
+            at_hand.ready.eq(
+                discard | Mux(at_hand.payload.client, self.load.data.ready, self.program.data.ready)),
         ]
-        position = Signal(8)
-        with m.If(at_hand.valid & at_hand.ready):
-            m.d.sync += position.eq(Mux(at_hand.payload.last, 0, position + 1))
         failed = Signal(CLIENTS)
         failed_address = Signal(32)
         with m.If(~failed.any()):
@@ -102,17 +106,17 @@ class ReadMaster(wiring.Component):
         m.d.comb += address.eq(Mux(failed.any(), failed_address, planner.error[0].address))
         for c, client in enumerate(clients):
             m.d.comb += [
-                client.data.valid.eq(at_hand.valid & ~discard & (head.client == c)),
+                client.data.valid.eq(at_hand.valid & ~discard & (at_hand.payload.client == c)),
                 client.data.payload.eq(at_hand.payload.data),
                 client.error.valid.eq(Mux(failed.any(), failed[c], planner.error[c].valid)),
                 client.error.code.eq(Mux(failed.any(), Error.BUS_READ, Error.WINDOW_READ)),
                 client.error.address.eq(address),
             ]
-            m.d.sync += failed[c].eq(at_hand.valid & at_hand.payload.failed & (head.client == c) & ~self.stop)
+            m.d.sync += failed[c].eq(taken & bus.rresp[1] & (head.client == c) & ~self.stop)
         assert len(clients) == CLIENTS
 
         m.d.comb += [
-            self.idle.eq(planner.idle & ~order.r_rdy),
+            self.idle.eq(planner.idle & ~order.r_rdy & ~at_hand.valid),
             self.moved.eq((bus.arvalid & bus.arready) | (bus.rvalid & bus.rready)),
         ]
         return m

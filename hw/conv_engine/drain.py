@@ -107,21 +107,22 @@ class Drain(wiring.Component):
         m.submodules.activation_table = activation_table = Table(config)
         entry_words = TABLE_WORDS // table_entries(config)  # table words in a parameter entry
         table_at = Signal(range(TABLE_WORDS + 1), init=TABLE_WORDS)
-        loading, table_there = Signal(), Signal()
+        loading, table_there = Signal(), Signal(init=1)
         arriving = [loading]
         for _ in range(4):  # the address, the memory, its entry, the word
             arriving.append(delayed(m, arriving[-1], 1, reset_less=False))
         arriving_at = delayed(m, table_at[:-1], 3)
         m.d.comb += [
-            loading.eq(table_at != TABLE_WORDS),
-            table_there.eq(~Cat(arriving).any()),
+            loading.eq(~table_at[-1]),  # the bit of TABLE_WORDS
             activation_table.write.eq(arriving[-1]),
             activation_table.write_index.eq(delayed(m, arriving_at, 1)),
         ]
         m.d.sync += activation_table.write_data.eq(
             delayed(m, self.parameters.data, 1).word_select(arriving_at % entry_words, 8 * WORD_BYTES))
+        assert TABLE_WORDS & (TABLE_WORDS - 1) == 0
+        m.d.sync += table_there.eq(~Cat(arriving).any())
         with m.If(self.start & self.table):
-            m.d.sync += table_at.eq(0)
+            m.d.sync += [table_at.eq(0), table_there.eq(0)]
         with m.Elif(loading):
             m.d.sync += table_at.eq(table_at + 1)
 

@@ -98,13 +98,12 @@ class ConvEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.engine.command.valid):
-                    with m.If(setup.acceptable):
-                        m.d.sync += setting_up.eq(1)
-                        m.next = "SETUP"
-                    with m.Else():
-                        m.d.comb += refused.eq(1)
+                    m.d.sync += setting_up.eq(1)
+                    m.next = "SETUP"
             with m.State("SETUP"):
-                with m.If(setup.walk_known):
+                with m.If(~setup.acceptable):
+                    m.d.comb += refused.eq(1)
+                with m.Elif(setup.walk_known):
                     m.next = "START"
             with m.State("START"):
                 m.d.comb += start.eq(1)
@@ -187,8 +186,8 @@ class ConvEngine(wiring.Component):
         m.d.comb += [
             walker.wave.ready.eq(Cat(queue.w_rdy for queue, _none in queues.values()).all()),
             walker.input_freed.eq(fetch.freed),
-            walker.output_freed.eq(drain.wave.valid & drain.wave.ready),
         ]
+        m.d.sync += walker.output_freed.eq(drain.wave.valid & drain.wave.ready)
 
         # ---- pixel walker ---------------------------------------------------------------------------------
         m.d.comb += [
@@ -254,7 +253,7 @@ class ConvEngine(wiring.Component):
         m.d.comb += [
             idle.eq(computes & compute_walked & queues["fetch"][1] & queues["tiles"][1]
                     & fetch.idle & tiles.idle & Cat(row.idle for row in row_list).all()),
-            leave.eq(settled.all() & idle & drain_entered),
+            leave.eq(settled.all() & computes & drain_entered),  # it stays idle: all its waves are known
             complete.eq(drains & computed & queues["drain"][1] & drain.empty & self.engine.may_complete),
             self.engine.complete.eq(complete),
         ]
@@ -278,7 +277,7 @@ class ConvEngine(wiring.Component):
         for name in _ROW_COUNTERS:
             total = totals[name] = Signal(range(rows + 1), name=f"rows_{name}")
             m.d.sync += total.eq(count_ones(m, Cat(getattr(row, name) for row in row_list), f"{name}_now"))
-            counter(name, total, computes & ~idle if name.startswith("stalled") else 1)
+            counter(name, total, computes & ~settled[0] if name.startswith("stalled") else 1)
         for name, (sent, issued) in _SKIPPED.items():
             increment = Signal(signed(len(getattr(fetch, sent)) + 1), name=f"increment_{name}")
             m.d.sync += increment.eq(getattr(fetch, sent) - totals[issued])

@@ -57,7 +57,7 @@ class CommandSetup(wiring.Component):
     Members
     -------
     command : the payload of a CONV command, stable.
-    acceptable : it keeps the limits (combinational).
+    acceptable : it keeps the limits, from the cycle after it is there on.
     run : work; low: start over. Pulses, in this order: steps_known : the walker's pixel_step is there; walk_known : all
         of its settings are there from the next cycle on. done : so are all others.
     walk, compute, drain : the settings.
@@ -160,7 +160,7 @@ class CommandSetup(wiring.Component):
             low = (-OPERAND_SHIFT_MIN).bit_length()
             return Mux(value[-1], value[low:].all() & value[:low].any(), ~value.any())
 
-        layout_fits, addition_fits = Signal(), Signal()
+        layout_fits, addition_fits = Signal(), Signal(6)
         with m.If(packed):
             m.d.comb += layout_fits.eq(Cat(
                 command.kernel_width == 1, command.pad_top == 0, command.pad_left == 0,
@@ -172,15 +172,19 @@ class CommandSetup(wiring.Component):
         m.d.comb += [
             addition_fits.eq(Cat(
                 Cat(command[f"{name}_multiplier"][31] == 0, fits(command[f"{name}_shift"]))
-                for name, fits in (("a", is_operand_shift), ("b", is_operand_shift), ("sum", is_shift))).all()),
-            self.acceptable.eq(Cat(
-                flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE).value == 0,
-                (flags & Flag.GATED != 0) | (flags & Flag.WHOLE == 0),
-                layout_fits, addition_fits | (flags & Flag.ADD == 0),
-                one_to(command.kernel_height, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
-                command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,
-                command.input_blocks != 0, command.unrolling < len(config.unrollings),
-                command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,
-            ).all()),
+                for name, fits in (("a", is_operand_shift), ("b", is_operand_shift), ("sum", is_shift)))),
         ]
+        # In a register each, as the fields come from far and wide.
+        limits = [
+            flags & ~(Flag.GATED | Flag.PACKED | Flag.ADD | Flag.TABLE | Flag.ORDERED | Flag.WHOLE).value == 0,
+            (flags & Flag.GATED != 0) | (flags & Flag.WHOLE == 0),
+            layout_fits, *(fits | (flags & Flag.ADD == 0) for fits in addition_fits),
+            one_to(command.kernel_height, KERNEL_MAX), command.input_height != 0, command.input_width != 0,
+            command.stride_y != 0, command.stride_x != 0, command.dilation_y != 0, command.dilation_x != 0,
+            command.input_blocks != 0, command.unrolling < len(config.unrollings),
+            command.output_rows != 0, command.output_width != 0, command.output_blocks != 0,
+        ]
+        kept = Signal(len(limits))
+        m.d.sync += kept.eq(Cat(limits))
+        m.d.comb += self.acceptable.eq(kept.all())
         return m

@@ -233,6 +233,9 @@ class Sequencer(wiring.Component):
             m.d.comb += errors.give_up.eq(1)
             finish(status.error)
 
+        # From a register, as it has a long way to all engines.
+        resetting = Signal()
+        m.d.sync += self.engine_reset.eq(resetting)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += changing.eq(1)
@@ -241,11 +244,11 @@ class Sequencer(wiring.Component):
                     m.next = "STOP"
                 with m.Elif(control.start):
                     forget()
-                    m.d.comb += accepted.eq(1)
+                    m.d.comb += [accepted.eq(1), resetting.eq(1)]
                     m.d.sync += counting.eq(1)
                     m.next = "CLEAN"
             with m.State("CLEAN"):
-                m.d.comb += [waiting.eq(1), self.engine_reset.eq(1)]
+                m.d.comb += [waiting.eq(1), resetting.eq(~bus_idle)]
                 with m.If(control.soft_reset):
                     m.d.comb += changing.eq(1)
                     m.d.sync += counting.eq(0)
@@ -277,7 +280,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += late.eq(watchdog.expired)
                     m.next = "RESET"
             with m.State("RESET"):  # a state of its own: many registers are reset
-                m.d.comb += [changing.eq(1), self.engine_reset.eq(1)]
+                m.d.comb += [changing.eq(1), resetting.eq(1)]
                 m.next = "IDLE"
                 with m.If(control.soft_reset):
                     forget()

@@ -216,21 +216,25 @@ class DepthwiseMac(wiring.Component):
             Signal(name=name) for name in ("filling", "second_word", "last_line", "last_piece", "ask"))
         target, used = Signal(), Signal()
         line, piece = Signal(LINE_BITS), Signal(self.group_bits)
-        # What was asked for is there, and is written, two cycles later.
+        # A request, from registers, as the conv engine waits for it; what it asks for is there, and is written, two
+        # cycles later.
         step = data.StructLayout({"valid": 1, "second": 1, "last": 1, "piece": unsigned(self.group_bits),
                                   "entry": unsigned(self.group_bits + LINE_BITS + 1)})
-        arriving, writing = Signal(step), Signal(step)
+        request, arriving, writing = Signal(step), Signal(step), Signal(step)
+        address = Signal.like(store.address)
         rows = Signal(2 * 8 * lanes)
         m.d.comb += [
             last_line.eq(line == settings.kernel_lines - 1),
             last_piece.eq(piece == groups - 1),
-            ask.eq(filling & ~filled.bit_select(target, 1) & ~arriving.last & ~writing.last),
-            self.weights_read.eq(ask),
+            ask.eq(filling & ~filled.bit_select(target, 1) & ~request.last & ~arriving.last & ~writing.last),
+            self.weights_read.eq(request.valid),
         ]
         m.d.sync += [
-            arriving.valid.eq(ask), arriving.second.eq(second), arriving.piece.eq(piece),
-            arriving.last.eq(ask & second & last_line & last_piece),
-            arriving.entry.eq(Cat(piece, line, target)),
+            request.valid.eq(ask), request.second.eq(second), request.piece.eq(piece),
+            request.last.eq(ask & second & last_line & last_piece),
+            request.entry.eq(Cat(piece, line, target)),
+            store.address.eq(address),
+            arriving.eq(request),
             writing.eq(arriving),
         ]
         m.d.comb += [rows.word_select(j, 8 * lanes).eq(
@@ -239,7 +243,7 @@ class DepthwiseMac(wiring.Component):
         with m.If(ask):
             m.d.sync += piece.eq(piece + 1)
             with m.If(last_piece):
-                m.d.sync += [store.address.eq(store.address + 1), second.eq(~second)]
+                m.d.sync += [address.eq(address + 1), second.eq(~second)]
                 with m.If(second):
                     m.d.sync += line.eq(Mux(last_line, 0, line + 1))
         for name, memory in memories.items():
@@ -258,9 +262,9 @@ class DepthwiseMac(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 filled.eq(0), target.eq(0), used.eq(0), line.eq(0), piece.eq(0), second.eq(0),
-                arriving.valid.eq(0), arriving.last.eq(0), writing.valid.eq(0), writing.last.eq(0),
+                *(each[bit].eq(0) for each in (request, arriving, writing) for bit in ("valid", "last")),
                 filling.eq(settings.depthwise),
-                store.address.eq(settings.weight_base),
+                address.eq(settings.weight_base),
             ]
         # A register after a port without one: the two become a port with a clock, and as `no_rw_check` says that a
         # read and a write never meet, nothing is built for this case. A buffer is either read or written.

@@ -123,9 +123,8 @@ class VectorEngine(wiring.Component):
         self._load_table(m, settings, loading, table_there, post_process)
         m.d.comb += [
             depthwise_mac.weights.data.eq(self.weights.data),
-            self.weights_read.eq((loading & (self._table_at != TABLE_WORDS)) | depthwise_mac.weights_read),
-            self.weights.address.eq(Mux(loading, settings.table_base + self._table_entry,
-                                        depthwise_mac.weights.address)),
+            self.weights_read.eq(self._table_read | depthwise_mac.weights_read),
+            self.weights.address.eq(Mux(self._table_read, self._table_entry, depthwise_mac.weights.address)),
         ]
 
         # ---- the command ---------------------------------------------------------------------------------------
@@ -201,18 +200,20 @@ class VectorEngine(wiring.Component):
     def _load_table(self, m: Module, settings, loading: Signal, there: Signal, post_process: PostProcess) -> None:
         """Read the table's words one after the other while `loading`; `there` when the last one has been written."""
         in_entry = self.config.weight_word_bytes // WORD_BYTES
-        self._table_at = at = Signal(range(TABLE_WORDS + 1))
-        self._table_entry = at // in_entry
-        reading, arriving, arriving_at = Signal(), Signal(), delayed(m, at[:-1], 2)
+        at = Signal(range(TABLE_WORDS + 1))
+        self._table_read, self._table_entry = Signal(), Signal.like(self.weights.address)
+        reading, arriving, arriving_at = Signal(), Signal(), delayed(m, at[:-1], 3)
         m.d.sync += [
-            reading.eq(loading & (at != TABLE_WORDS)),
+            self._table_read.eq(loading & (at != TABLE_WORDS)),
+            self._table_entry.eq(settings.table_base + at // in_entry),
+            reading.eq(self._table_read),
             arriving.eq(reading),
             at.eq(Mux(loading, Mux(at == TABLE_WORDS, at, at + 1), 0)),
             post_process.table_write.eq(arriving),
             post_process.table_index.eq(arriving_at),
             post_process.table_data.eq(self.weights.data.word_select(arriving_at % in_entry, 8 * WORD_BYTES)),
         ]
-        m.d.comb += there.eq((at == TABLE_WORDS) & ~(reading | arriving))
+        m.d.comb += there.eq((at == TABLE_WORDS) & ~(self._table_read | reading | arriving))
 
 
 def _split(m: Module, source, condition: Value, target, otherwise) -> None:
