@@ -80,19 +80,6 @@ def delayed(m: Module, value: Value, cycles: int, *, reset_less: bool = True) ->
     return value
 
 
-def under_way(m: Module, valid: Value, latency: int) -> tuple[Signal, Value]:
-    """Whether anything valid is in a pipeline of `latency`, and the valid bit at its end.
-
-    A pipeline that is enabled only then takes no power while idle, nor time in simulation.
-    """
-    stages = [valid]
-    for _ in range(latency):
-        stages.append(delayed(m, stages[-1], 1, reset_less=False))
-    active = Signal()
-    m.d.comb += active.eq(Cat(stages[:-1]).any())
-    return active, stages[-1]
-
-
 def selected(m: Module, parts: Sequence[Value], index: Value, name: str) -> Signal:
     """parts[index], of the cycle before: a register for each part, zero for all but the chosen one, and their OR. That
     takes a third of a multiplexer's LUTs, as registers have resets."""
@@ -261,6 +248,8 @@ class Requantise(wiring.Component):
 
     Members
     -------
+    enable : something is under way, from its input's cycle to its output's; else no power is taken, nor time in
+        simulation. From a register, as it goes to all lanes.
     i_valid, i_accumulator, i_bias (int32), i_multiplier (0 to 2^31 - 1), i_shift (-31 to LEFT_SHIFT_MAX, positive is
         left) : per lane, new ones in every cycle.
     i_range : which of the two ranges the values are brought to; new in every cycle, as `o_range` LATENCY cycles later.
@@ -275,6 +264,7 @@ class Requantise(wiring.Component):
     def __init__(self, lanes: int):
         self.lanes = lanes
         super().__init__({
+            "enable": In(1),
             "i_valid": In(1),
             "i_range": In(1),
             "i_accumulator": In(data.ArrayLayout(signed(32), lanes)),
@@ -291,7 +281,7 @@ class Requantise(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        active, o_valid = under_way(m, self.i_valid, self.LATENCY)
+        o_valid = delayed(m, self.i_valid, self.LATENCY, reset_less=False)
         # Selected a cycle before they are needed.
         range_2 = delayed(m, self.i_range, self.LATENCY - 3)
         range_1 = delayed(m, range_2, 1)
@@ -302,7 +292,7 @@ class Requantise(wiring.Component):
         m.d.comb += [self.o_valid.eq(o_valid), self.o_range.eq(delayed(m, range_1, 2))]
         for i in range(self.lanes):
             lane = _RequantiseLane()
-            m.submodules[f"lane{i}"] = EnableInserter(active)(lane)
+            m.submodules[f"lane{i}"] = EnableInserter(self.enable)(lane)
             m.d.comb += [
                 lane.accumulator.eq(self.i_accumulator[i]),
                 lane.bias.eq(self.i_bias[i]),
@@ -382,6 +372,7 @@ class AddOperands(wiring.Component):
 
     Members
     -------
+    enable : as of Requantise.
     i_valid : operand a is there, in the cycle after it operand b. Never in two cycles in a row.
     i_a, i_b : int8 per lane, each in its own cycle.
     multiply : MUL (where it is possible). constants : ADD_CONSTANTS; both stable while anything is under way.
@@ -394,6 +385,7 @@ class AddOperands(wiring.Component):
         self.lanes = lanes
         self._multiply = multiply
         super().__init__({
+            "enable": In(1),
             "i_valid": In(1),
             "i_a": In(data.ArrayLayout(signed(8), lanes)),
             "i_b": In(data.ArrayLayout(signed(8), lanes)),
@@ -406,7 +398,7 @@ class AddOperands(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         constants = self.constants
-        active, summed = under_way(m, self.i_valid, self.LATENCY - 1)
+        summed = delayed(m, self.i_valid, self.LATENCY - 1, reset_less=False)
         m.d.sync += self.o_valid.eq(summed)
         second = delayed(m, self.i_valid, 1, reset_less=False)  # operand b is there
         multiply = self.multiply if self._multiply else Const(0, 1)
@@ -419,7 +411,7 @@ class AddOperands(wiring.Component):
         m.d.comb += zero_point.eq(Mux(second, constants.b_zero_point, constants.a_zero_point))
         for i in range(self.lanes):
             lane = _OperandLane(self._multiply)
-            m.submodules[f"lane{i}"] = EnableInserter(active)(lane)
+            m.submodules[f"lane{i}"] = EnableInserter(self.enable)(lane)
             m.d.comb += [
                 lane.i.eq(Mux(second, self.i_b[i], self.i_a[i])),
                 lane.zero_point.eq(zero_point),

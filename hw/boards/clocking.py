@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from amaranth import ClockSignal, Const, Elaboratable, Instance, Module, Signal
+from amaranth import Cat, ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, ResetSignal, Signal
 from amaranth.hdl import Value
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
@@ -74,8 +74,15 @@ def dividers_of(family: str, oscillator_hz: float, clock_hz: float) -> Dividers 
     return makers[family](oscillator_hz, clock_hz)
 
 
+#: Cycles of the PLL's clock, once it has locked, before an ECP5's device gets it.
+_SETTLED = 4
+
+
 class Clocking(Elaboratable):
-    """Drives the clock domain `sync`, which its parent has, and holds it in reset until the PLL has locked.
+    """Drives the clock domain `sync`, which its parent has, and holds the device until the PLL has locked.
+
+    An ECP5 holds it without a reset, which would have to reach every flip-flop: the clock itself comes through a gate
+    (DCCA), and the first edge finds all registers as they were configured.
 
     Parameters
     ----------
@@ -91,8 +98,7 @@ class Clocking(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        clock, locked = Signal(name="device_clock", attrs={"keep": 1}), Signal()
-        m.d.comb += ClockSignal("sync").eq(clock)
+        device_clock, clock, locked = Signal(attrs={"keep": 1}), Signal(name="source_clock"), Signal()
         if self.dividers is not None and self.family == "ice40":
             m.submodules.pll = self._ice40(self.dividers, clock, locked)
         else:
@@ -102,8 +108,17 @@ class Clocking(Elaboratable):
             else:
                 m.submodules.pll = self._ecp5(self.dividers, buffer.i, clock, locked)
         if self.dividers is not None:
-            platform.add_clock_constraint(clock, self.dividers.clock_hz)
-        m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
+            platform.add_clock_constraint(device_clock, self.dividers.clock_hz)
+        m.d.comb += ClockSignal("sync").eq(device_clock)
+        if self.family == "ecp5":
+            m.domains.free = ClockDomain("free", local=True, reset_less=True)
+            settled = Signal(_SETTLED)
+            m.d.free += settled.eq(Cat(locked, settled[:-1]))
+            m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=settled[-1], o_CLKO=device_clock)
+            m.d.comb += [ClockSignal("free").eq(clock), ResetSignal("sync").eq(0)]
+        else:
+            m.d.comb += device_clock.eq(clock)
+            m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
         return m
 
     def _ecp5(self, dividers: Dividers, oscillator: Value, clock: Signal, locked: Signal) -> Instance:

@@ -298,4 +298,7 @@ class Drain(wiring.Component):
         under_way = Signal(7)  # words launched and not yet written
         m.d.sync += under_way.eq(under_way + (launch & (group == 0)) - word_valid)
         m.d.comb += self.empty.eq(under_way == 0)
+        enable = Signal()
+        m.d.sync += enable.eq(~self.empty)
+        m.d.comb += [requantise.enable.eq(enable), operands.enable.eq(enable)]
         return m

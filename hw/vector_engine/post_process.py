@@ -148,7 +148,11 @@ class PostProcess(wiring.Component):
         m.submodules.requantise = requantise = Requantise(lanes)
         depthwise = Signal()
         valid_2 = delayed(m, valid, 1, reset_less=False)
+        enable = Signal()
+        m.d.sync += enable.eq(addresses.r_rdy)
         m.d.comb += [
+            operands.enable.eq(enable),
+            requantise.enable.eq(enable),
             operands.i_valid.eq(valid_2 & two_operands),
             operands.i_b.eq(delayed(m, b, 1)),
             operands.multiply.eq(settings.multiply),

@@ -16,7 +16,7 @@ from hw.register_slice import RegisterSlice
 _FETCHES = 16
 
 #: Requests that wait for the memory. With two ports this lets one run ahead, onto another bank.
-_REQUESTS = 5
+_REQUESTS = 6
 
 
 class Fetch(data.StructLayout):
@@ -50,7 +50,7 @@ class WordReader(wiring.Component):
 
     Members
     -------
-    fetch : stream of Fetch, from a RegisterSlice: whether there is room for one is known late.
+    fetch : stream of Fetch. Whether there is room for one comes from a register.
     words : stream of Words, in the same order.
     read_a, read_b : feature memory. A word is only asked for when there is room for it.
     busy : a fetch is under way.
@@ -84,7 +84,7 @@ class WordReader(wiring.Component):
                 width=word_address_bits(config), depth=_REQUESTS)
             m.submodules[f"words_{name}"] = words = SyncFIFO(width=8 * config.lanes, depth=_FETCHES)
             asked, came = fetch.payload[f"read_{name}"], tag[f"read_{name}"]
-            room[name] = requests.w_rdy  # asked or not: which of two fetches it is comes late
+            room[name] = requests.w_level <= _REQUESTS - 2
             there[name] = words.r_rdy | ~came
             m.d.comb += [
                 requests.w_en.eq(accept & asked),
@@ -99,11 +99,12 @@ class WordReader(wiring.Component):
                 output.payload[f"read_{name}"].eq(came),
             ]
         # The tag queue holds every fetch from its acceptance until it is handed on: room in it is room for the words.
+        # There is room if there is some now for two: one may be accepted before it is said.
+        m.d.sync += fetch.ready.eq((tags.level <= _FETCHES - 2) & room["a"] & room["b"])
         m.d.comb += [
             new_tag.read_a.eq(fetch.payload.read_a),
             new_tag.read_b.eq(fetch.payload.read_b),
             new_tag.tag.eq(fetch.payload.tag),
-            fetch.ready.eq(tags.w_rdy & room["a"] & room["b"]),
             accept.eq(fetch.valid & fetch.ready),
             tags.w_en.eq(accept),
             tags.w_data.eq(new_tag),

@@ -130,6 +130,11 @@ def random_lane(rng: np.random.Generator) -> tuple[int, int, int, int]:
     return wrap(value - bias), bias, multiplier, shift
 
 
+def enable(rng: np.random.Generator, expected: list, latency: int) -> bool:
+    """Set while anything of the last `latency` cycles is under way; else anything."""
+    return any(each is not None for each in expected[-latency:]) or bool(rng.integers(2))
+
+
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_requantise(lanes, once):
@@ -156,6 +161,7 @@ def test_requantise(lanes, once):
                 function = requantise_once if once else requantise
                 expected.append((which, [function(*lane, *ranges[which].values()) for lane in lanes_in])
                                 if valid else None)
+                ctx.set(dut.enable, enable(rng, expected, dut.LATENCY))
                 await ctx.tick()
                 at = cycle + 1 - dut.LATENCY
                 assert ctx.get(dut.o_valid) == (at >= 0 and expected[at] is not None)
@@ -197,6 +203,7 @@ def test_add_operands(built_to_multiply, multiply):
                         expected[-1] = [function(x, y, constants) for x, y in zip(a, operand, strict=True)]
                 ctx.set(dut.i_valid, valid)
                 expected.append([0] if valid else None)
+                ctx.set(dut.enable, enable(rng, expected, dut.LATENCY))
                 await ctx.tick()
                 at = cycle + 1 - dut.LATENCY
                 assert ctx.get(dut.o_valid) == (at >= 0 and expected[at] is not None)
