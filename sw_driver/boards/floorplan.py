@@ -28,6 +28,9 @@ PINS_MAX = 64
 #: Steps of relaxation: how many cells away a hard block is felt.
 RELAXATIONS = 40
 
+#: Times that the annealing begins anew; the best result is taken.
+ATTEMPTS = 4
+
 #: Swaps that are tried for each site.
 SWAPS = 16000
 
@@ -100,7 +103,7 @@ def affinity(module: dict[str, Any], hard: list[str]) -> np.ndarray:
     return flow
 
 
-def anneal(weights: np.ndarray, distances: np.ndarray, kinds: list[range], seed: int = 1) -> np.ndarray:
+def anneal(weights: np.ndarray, distances: np.ndarray, kinds: list[range], seed: int) -> np.ndarray:
     """Which site each block takes: a permutation with little `weights` times `distances`.
 
     weights : (n, n) between blocks, symmetric, zero on the diagonal; a row of zeros is a site left empty.
@@ -135,7 +138,7 @@ def anneal(weights: np.ndarray, distances: np.ndarray, kinds: list[range], seed:
     return site
 
 
-def floorplan(module: dict[str, Any], sites: dict[str, list[str]], seed: int = 1) -> int:
+def floorplan(module: dict[str, Any], sites: dict[str, list[str]]) -> int:
     """Give the hard blocks of `module`, flat and mapped to ECP5 cells as Yosys's JSON has it, their sites as `BEL`.
 
     Returns how many got one: none if an FPGA with `sites` has too few of them, which nextpnr then says.
@@ -157,7 +160,8 @@ def floorplan(module: dict[str, Any], sites: dict[str, list[str]], seed: int = 1
     distances = np.abs(places[:, None] - places[None]).sum(axis=2)
     weights = np.zeros_like(distances)
     weights[np.ix_(numbers, numbers)] = affinity(module, hard)
-    taken = anneal(weights, distances, [kind for kind in kinds if kind], seed)
+    attempts = [anneal(weights, distances, [kind for kind in kinds if kind], seed) for seed in range(ATTEMPTS)]
+    taken = min(attempts, key=lambda site: (weights * distances[np.ix_(site, site)]).sum())
     for name, number in zip(hard, numbers, strict=True):
         module["cells"][name]["attributes"]["BEL"] = names[taken[number]]
     return len(hard)

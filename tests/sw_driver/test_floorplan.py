@@ -72,7 +72,7 @@ def test_kinds_keep_to_their_sites() -> None:
     weights = np.triu(weights, 1) + np.triu(weights, 1).T
     places = rng.random((12, 2))
     distances = np.abs(places[:, None] - places).sum(axis=2)
-    site = anneal(weights, distances, [range(5), range(5, 12)])
+    site = anneal(weights, distances, [range(5), range(5, 12)], 1)
     assert set(site[:5]) == set(range(5))
     assert set(site[5:]) == set(range(5, 12))
 
