@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.hdl import Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.bus.transfer import BEAT_BYTES, ReadClient
 from hw.contract.commands import Engine, Flag, Opcode, Space
@@ -13,6 +13,7 @@ from hw.contract.config import MASK_WORD_BITS, WINDOWS, Config
 from hw.contract.registers import Error
 from hw.contract.weight_format import BLOCK_BYTES_MAX, TAPS_MAX
 from hw.ports import EnginePort, MemoryWrite, WritePort, command_layout
+from hw.register_slice import RegisterSlice
 from hw.weight_decoder.loader import WeightLoader
 
 
@@ -253,7 +254,8 @@ class LoadEngine(wiring.Component):
             of_block.eq((current.flags & Flag.COMPRESSED) != 0),
             weights.block.valid.eq(busy & of_block & ~block_written),
             self.engine.complete.eq(
-                busy & ~awaited & ~entry_valid & (block_written | ~of_block) & self.engine.may_complete),
+                busy & ~awaited & ~entry_valid & ~self.feature.request.valid & (block_written | ~of_block)
+                & self.engine.may_complete),
         ]
         with m.If(weights.block.ready):
             m.d.sync += block_written.eq(1)
@@ -334,10 +336,14 @@ class LoadEngine(wiring.Component):
         with m.Elif(word_written):
             m.d.sync += address.eq(address + 1)
 
+        # Other writers of the feature memory go first: that they do comes from far, hence the register slice.
+        words = self.feature.request
+        m.submodules.words = slice_ = RegisterSlice(words.payload.shape())
+        connect(m, slice_.o, flipped(words))
         m.d.comb += [
-            self.feature.request.valid.eq(entry_valid & to_feature),
-            self.feature.request.payload.address.eq(address),
-            word_written.eq(entry_valid & (self.feature.request.ready | ~to_feature)),
+            slice_.i.valid.eq(entry_valid & to_feature),
+            slice_.i.payload.address.eq(address),
+            word_written.eq(entry_valid & (slice_.i.ready | ~to_feature)),
         ]
         word_bits = 8 * config.lanes
         if word_bits < beat_bits:  # two words in a beat
@@ -345,13 +351,13 @@ class LoadEngine(wiring.Component):
             with m.If(word_written & to_feature):
                 m.d.sync += second.eq(~second)
             m.d.comb += [
-                self.feature.request.payload.data.eq(
+                slice_.i.payload.data.eq(
                     Mux(second, gather[-word_bits:], gather[-beat_bits:-word_bits])),
                 written.eq(word_written & (second | ~to_feature)),
             ]
         else:
             m.d.comb += [
-                self.feature.request.payload.data.eq(gather[-word_bits:]),
+                slice_.i.payload.data.eq(gather[-word_bits:]),
                 written.eq(word_written),
             ]
         for port, target in ((self.weight, Space.WEIGHT), (self.map, Space.MAP), (self.mask, Space.MASK),

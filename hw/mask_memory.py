@@ -33,10 +33,9 @@ class MaskMemory(wiring.Component):
         connect(m, flipped(self.read_1), words.read_1)
         decision = self.decisions.request
         m.d.comb += decision.ready.eq(~self.write.enable)
-        with m.If(self.write.enable):
-            m.d.comb += [words.write.enable.eq(1), words.write.address.eq(self.write.address),
-                         words.write.data.eq(self.write.data)]
-        with m.Else():
-            m.d.comb += [words.write.enable.eq(decision.valid), words.write.address.eq(decision.payload.address),
-                         words.write.data.eq(decision.payload.data)]
+        m.d.sync += [
+            words.write.enable.eq(self.write.enable | decision.valid),
+            words.write.address.eq(Mux(self.write.enable, self.write.address, decision.payload.address)),
+            words.write.data.eq(Mux(self.write.enable, self.write.data, decision.payload.data)),
+        ]
         return m

@@ -117,7 +117,11 @@ class RequestServer(wiring.Component):
         ]
 
         # `at` has stood still for a cycle when memory is asked.
-        m.d.sync += memory.request.payload.address.eq(header.address + at)
+        last_word = Signal()
+        m.d.sync += [
+            memory.request.payload.address.eq(header.address + at),
+            last_word.eq(at + WORD_BYTES == header.length),
+        ]
 
         def answer(result, length=0) -> None:
             m.d.sync += [status.eq(result), reply_bytes.eq(length), at.eq(0)]
@@ -228,7 +232,7 @@ class RequestServer(wiring.Component):
                     with m.If(response.payload.error):
                         m.d.sync += last.status.eq(Answer.MEMORY_ERROR)
                         answer(Answer.MEMORY_ERROR)
-                    with m.Elif(at + WORD_BYTES == header.length):
+                    with m.Elif(last_word):
                         m.d.sync += last.status.eq(Answer.OK)
                         answer(Answer.OK, Mux(header.code == Ask.READ_MEMORY, header.length, 0))
             with m.State("MEMORY_NEXT"):

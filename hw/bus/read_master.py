@@ -96,11 +96,15 @@ class ReadMaster(wiring.Component):
                 discard | Mux(at_hand.payload.client, self.load.data.ready, self.program.data.ready)),
         ]
         failed = Signal(CLIENTS)
-        failed_address = Signal(32)
-        with m.If(~failed.any()):
-            m.d.sync += failed_address.eq(Cat(
+        # A failure is told once its beat is at hand, so that whose it is can be known from the beats before. Where it
+        # was is known when it comes.
+        failing, failed_address = Signal(), Signal(32)
+        with m.If(taken & bus.rresp[1] & ~failing):
+            m.d.sync += [failing.eq(1), failed_address.eq(Cat(
                 head.address[:beat_shift], (head.address[beat_shift:12] + position)[:12 - beat_shift],
-                head.address[12:]))
+                head.address[12:]))]
+        with m.If(self.stop):
+            m.d.sync += failing.eq(0)
         # A transfer that is denied in the cycle of a failure is not told: the failure stops everything.
         address = Signal(32)
         m.d.comb += address.eq(Mux(failed.any(), failed_address, planner.error[0].address))
@@ -112,7 +116,8 @@ class ReadMaster(wiring.Component):
                 client.error.code.eq(Mux(failed.any(), Error.BUS_READ, Error.WINDOW_READ)),
                 client.error.address.eq(address),
             ]
-            m.d.sync += failed[c].eq(taken & bus.rresp[1] & (head.client == c) & ~self.stop)
+            m.d.sync += failed[c].eq(
+                at_hand.valid & at_hand.payload.failed & (at_hand.payload.client == c) & ~self.stop)
         assert len(clients) == CLIENTS
 
         m.d.comb += [

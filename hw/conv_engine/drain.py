@@ -215,9 +215,9 @@ class Drain(wiring.Component):
         m.submodules.operands = operands = AddOperands(q, multiply=False)
         constants = self.constants
         accumulators = Signal(data.ArrayLayout(signed(32), q), reset_less=True)
-        # The rows that are not selected give zeros, and the selected one its sums a cycle later.
+        # The rows that are not selected give zeros, and the selected one its sums two cycles later.
         drained_row = functools.reduce(operator.or_, (self.drained[i] for i in range(rows)))
-        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 2))
+        m.d.sync += accumulators.eq(delayed(m, drained_row, _REQUANTISE_AT - 3))
         with m.If(operands.o_valid):
             m.d.sync += accumulators.eq(0)
         parameters = data.View(data.StructLayout({

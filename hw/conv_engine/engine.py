@@ -90,9 +90,11 @@ class ConvEngine(wiring.Component):
         number = Signal(NUMBER_BITS)  # of the command being walked
         entered = Signal()  # it computes, too
         setting_up = Signal()
+        told = Signal()
+        m.d.sync += told.eq(refused)
         m.d.comb += [
             setup.command.eq(command),
-            self.engine.error.eq(Cat(refused, Const(Error.BAD_COMMAND, 8), Const(0, 32))),
+            self.engine.error.eq(Cat(told, Const(Error.BAD_COMMAND, 8), Const(0, 32))),
             self.engine.command.ready.eq(walked),
         ]
         with m.FSM():

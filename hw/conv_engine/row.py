@@ -19,6 +19,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.contract.config import Config
 from hw.conv_engine.bits import count_ones, encode, two_or_more, up_to
+from hw.requantise import delayed
 
 
 def pixel_bits(config: Config) -> int:
@@ -77,8 +78,8 @@ class Row(wiring.Component):
     tile_released : a tile slot became free: it may be written from the third cycle after this one on.
     zero_point : of the input.
     drained_valid : in this cycle, accumulators of the oldest finished bank can be read. drain_selected : the drain
-        reads this row's. drained : Q of them, group drain_group of pixel drain_pixel, in the cycle after they were
-        selected and drained_valid; zero in the cycle after the row was not selected.
+        reads this row's. drained : Q of them, group drain_group of pixel drain_pixel, two cycles after they were
+        selected and drained_valid; zero two cycles after the row was not selected.
     drain_release : drained, the bank is free again.
     idle : all words are issued. zero_point must be stable while not idle, in two cycles more, and while words come.
     issued, issued_last, stalled_* : counter increments.
@@ -305,8 +306,8 @@ class Row(wiring.Component):
 
         # ---- accumulate -----------------------------------------------------------------------------------
         accumulate_stage, written_stage = Signal(stage_layout), Signal(stage_layout)
-        zero_now, sum_now, memory_now = Signal(), Signal(), Signal()
-        entry = Signal(range(2 * pixels))
+        zero_now, sum_now = Signal(), Signal()
+        entry = Signal(range(2 * pixels))  # from a register, for the way to the memories of all lanes
         drain_bank = Signal()
         drain_entry = Signal(range(2 * pixels))
         done = Signal(2)  # all of the wave's sums are in the bank
@@ -315,12 +316,9 @@ class Row(wiring.Component):
             written_stage.eq(accumulate_stage),
             zero_now.eq(from_zero),
             sum_now.eq(from_sum),
-            memory_now.eq(from_memory),
+            entry.eq(Mux(from_memory, multiply_entry, drain_entry)),
         ]
-        m.d.comb += [
-            drain_entry.eq(Cat(self.drain_pixel, drain_bank)),
-            entry.eq(Mux(memory_now, Cat(accumulate_stage.pixel, accumulate_stage.bank), drain_entry)),
-        ]
+        m.d.comb += drain_entry.eq(Cat(self.drain_pixel, drain_bank))
         with m.If(written_stage.wave_last):
             m.d.sync += done.bit_select(written_stage.bank, 1).eq(1)
         q = config.requantise_lanes
@@ -348,20 +346,20 @@ class Row(wiring.Component):
 
         # ---- drain: what was not asked for is zero, so that an OR of rows chooses; so is what was never added to -
         drained = Signal(32 * q, name="drained_group", reset_less=True)
-        with m.If(self.drain_selected):
-            m.d.sync += drained.eq(Array(Cat(kept[at : at + q]) for at in range(0, lanes, q))[self.drain_group])
+        with m.If(delayed(m, self.drain_selected, 1, reset_less=False)):
+            m.d.sync += drained.eq(
+                Array(Cat(kept[at : at + q]) for at in range(0, lanes, q))[delayed(m, self.drain_group, 1)])
         with m.Else():
             m.d.sync += drained.eq(0)
-        never_added = Signal()
-        m.d.sync += never_added.eq(drain_fresh)
+        never_added = delayed(m, drain_fresh, 2)
         refused = Signal(2)  # cycles that the drain has waited for the read port
         m.d.comb += [
             self.drained.eq(drained & ~never_added.replicate(len(drained))),
-            self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~memory_now),
+            self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~from_memory),
             hold.eq(refused.all()),
         ]
         with m.If(self.drain_selected & done.bit_select(drain_bank, 1)):
-            m.d.sync += refused.eq(Mux(memory_now, refused + ~hold, 0))
+            m.d.sync += refused.eq(Mux(from_memory, refused + ~hold, 0))
         with m.If(self.drain_release):
             m.d.sync += [
                 done.bit_select(drain_bank, 1).eq(0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -46,28 +46,25 @@ class FirstError(wiring.Component):
         m = Module()
         count = len(self.sources)
         seen = Signal(count)
-        any_seen, settled = Signal(name="any_seen"), Signal(name="settled")
-        first = Signal(count)  # one bit: the first of those seen
-        m.d.comb += [any_seen.eq(seen.any()), first.eq(seen & -seen)]
+        chosen, any_seen, settled = Signal(count), Signal(name="any_seen"), Signal(name="settled")
+        m.d.comb += any_seen.eq(seen.any())
+        # Each source is kept on its own, and the first of those seen chosen a cycle later, so that no way leads from
+        # all of them to all that is kept. A later error of another source is seen, too, and has no effect.
         with m.If(~self.listen):
-            m.d.sync += seen.eq(0)
-        with m.Elif(~any_seen):
-            m.d.sync += [seen[i].eq(self.sources[i].error.valid) for i in range(count)]
-
-        # What a source says is kept when it has an error, and then only if it is the first; else it is zero.
+            m.d.sync += [seen.eq(0), chosen.eq(0)]
+        with m.Else():
+            m.d.sync += seen.eq(seen | Cat(source.error.valid for source in self.sources))
+            with m.If(~chosen.any()):
+                m.d.sync += chosen.eq(seen & -seen)
         kept_layout = data.StructLayout({"code": _CODE_BITS, "index": INDEX_BITS, "address": 32})
         all_kept = []
         for i in range(count):
             source = self.sources[i]
-            kept = Signal(kept_layout, name=f"kept{i}")
-            drop = Signal(name=f"drop{i}")
-            m.d.comb += drop.eq(Mux(any_seen, ~first[i], ~source.error.valid))
-            with m.If(drop):
-                m.d.sync += kept.eq(0)
-            with m.Elif(~any_seen):
+            kept = Signal(kept_layout, name=f"kept{i}", reset_less=True)
+            with m.If(~seen[i]):
                 m.d.sync += [kept.code.eq(source.error.code), kept.index.eq(source.index),
                              kept.address.eq(source.error.address)]
-            all_kept.append(kept.as_value())
+            all_kept.append(kept.as_value() & chosen[i].replicate(kept_layout.size))
         only = Signal(kept_layout)
         m.d.comb += only.eq(functools.reduce(operator.or_, all_kept))
 
