@@ -278,6 +278,37 @@ def test_read_error(name):
     simulate(dut, test, background=[memory.run])
 
 
+@pytest.mark.parametrize("name", ["program", "load"])
+def test_a_failure_is_told_after_the_beats_before_it(name):
+    """A slow client: the first beat that fails is told, once all before it were taken; after a stop the next one is."""
+    dut = BusMaster(SMALL)
+    content = random_bytes(8192)
+    memory = AxiMemoryModel(dut.bus, content, BASE)
+    memory.read_errors = [range(BASE + 4176, BASE + 4200), range(BASE + 1024, BASE + 1032)]
+    client = getattr(dut, name)
+    random = np.random.default_rng(SEED)
+
+    async def test(ctx):
+        set_window(ctx, dut, 0, BASE, 8192)
+        for offset, failing in ((4000, 4176), (800, 1024), (4000, 4176)):
+            await request(ctx, client, 0, offset, 400)
+            got = bytearray()
+            while not ctx.get(client.error.valid):
+                take = bool(random.integers(4) == 0)
+                ctx.set(client.data.ready, take)
+                _clk, _rst, valid, payload = await ctx.tick().sample(client.data.valid, client.data.payload)
+                if take and valid:
+                    got += payload.to_bytes(8, "little")
+            assert got == content[offset:failing]
+            assert (ctx.get(client.error.code), ctx.get(client.error.address)) == (Error.BUS_READ, BASE + failing)
+            ctx.set(dut.stop, 1)
+            await ctx.tick()
+            await ctx.tick().until(dut.idle)
+            ctx.set(dut.stop, 0)
+
+    simulate(dut, test, background=[memory.run])
+
+
 @pytest.mark.parametrize("name", ["record", "store"])
 def test_write_error(name):
     dut = BusMaster(SMALL)
