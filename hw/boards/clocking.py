@@ -74,6 +74,9 @@ def dividers_of(family: str, oscillator_hz: float, clock_hz: float) -> Dividers 
     return makers[family](oscillator_hz, clock_hz)
 
 
+#: The domain of the few registers that see an ECP5's clock before the device does.
+EARLY_DOMAIN = "free"
+
 #: Cycles of the PLL's clock, once it has locked, before an ECP5's device gets it.
 _SETTLED = 4
 
@@ -111,11 +114,11 @@ class Clocking(Elaboratable):
             platform.add_clock_constraint(device_clock, self.dividers.clock_hz)
         m.d.comb += ClockSignal("sync").eq(device_clock)
         if self.family == "ecp5":
-            m.domains.free = ClockDomain("free", local=True, reset_less=True)
+            m.domains += ClockDomain(EARLY_DOMAIN, local=True, reset_less=True)
             settled = Signal(_SETTLED)
-            m.d.free += settled.eq(Cat(locked, settled[:-1]))
+            m.d[EARLY_DOMAIN] += settled.eq(Cat(locked, settled[:-1]))
             m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=settled[-1], o_CLKO=device_clock)
-            m.d.comb += [ClockSignal("free").eq(clock), ResetSignal("sync").eq(0)]
+            m.d.comb += [ClockSignal(EARLY_DOMAIN).eq(clock), ResetSignal("sync").eq(0)]
         else:
             m.d.comb += device_clock.eq(clock)
             m.submodules.reset = ResetSynchronizer(~locked, domain="sync")

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from hw.boards.clocking import EARLY_DOMAIN
+
 #: Resources in the tables, by FPGA family: nextpnr's name for each, and the table's.
 RESOURCES: dict[str, dict[str, str]] = {
     "ecp5": {"TRELLIS_COMB": "LUTs", "TRELLIS_FF": "flip-flops", "DP16KD": "block RAM", "MULT18X18D": "multipliers"},
@@ -52,16 +54,23 @@ def overfull(found: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def clocks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Achieved and asked frequency of every clock, in Hz, from nextpnr's JSON report."""
+    """Achieved and asked frequency of every clock of the device, in Hz, from nextpnr's JSON report."""
     return [{"clock": _plain(name.removeprefix("$glbnet$")), "fmax_hz": round(1e6 * numbers["achieved"]),
-             "asked_hz": round(1e6 * numbers["constraint"])} for name, numbers in report["fmax"].items()]
+             "asked_hz": round(1e6 * numbers["constraint"])} for name, numbers in report["fmax"].items()
+            if not _early(name)]
 
 
 def placed_clocks(log: str) -> list[dict[str, Any]]:
     """The same as nextpnr estimates it after placement, from its log; nothing where it did not come so far."""
     before_routing = log.partition("Setting up routing")[0]
     return [{"clock": _plain(name.removeprefix("$glbnet$")), "fmax_hz": round(1e6 * float(achieved)),
-             "asked_hz": round(1e6 * float(asked))} for name, achieved, asked in _ESTIMATE.findall(before_routing)]
+             "asked_hz": round(1e6 * float(asked))} for name, achieved, asked in _ESTIMATE.findall(before_routing)
+            if not _early(name)]
+
+
+def _early(clock: str) -> bool:
+    """Whether it is the clock of the few registers that wait for the PLL, which holds nothing back."""
+    return clock.endswith(f".{EARLY_DOMAIN}_clk")
 
 
 def register_of(cell: str) -> str:

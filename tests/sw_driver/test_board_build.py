@@ -52,6 +52,15 @@ def test_clock_and_slowest_path() -> None:
     assert path["through"][0] == "u.x"
 
 
+def test_the_clock_of_what_waits_for_the_pll_is_not_the_devices() -> None:
+    fmax = {"$glbnet$clocking.clk": {"achieved": 41.5, "constraint": 80.0},
+            "clocking.free_clk": {"achieved": 673.4, "constraint": 80.0}}
+    assert [clock["fmax_hz"] for clock in timing.clocks({"fmax": fmax})] == [41_500_000]
+    log = "".join(f"Info: Max frequency for clock '{name}': {numbers['achieved']} MHz (PASS at 80.00 MHz)\n"
+                  for name, numbers in fmax.items())
+    assert [clock["clock"] for clock in timing.placed_clocks(log)] == ["clocking.clk"]
+
+
 def test_slowest_ends_are_registers_once_each() -> None:
     ends = timing.slowest_ends(REPORT)
     names = [end["register"] for end in ends]
