@@ -8,6 +8,10 @@ from types import MappingProxyType
 #: Megabits per second are too many for some of the chips on these boards that make a serial port of USB.
 BAUD = 1_000_000
 
+#: The clock before the gate that holds an ECP5's device until the PLL has locked, and the domain of the few registers
+#: there.
+EARLY_CLOCK, EARLY_DOMAIN = "source_clock", "free"
+
 _KIB = 1024
 
 

@@ -15,6 +15,8 @@ from amaranth.hdl import Value
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
+from hw.boards.catalogue import EARLY_CLOCK, EARLY_DOMAIN
+
 #: How far a clock may be from what was asked for.
 TOLERANCE = 0.005
 
@@ -74,9 +76,6 @@ def dividers_of(family: str, oscillator_hz: float, clock_hz: float) -> Dividers 
     return makers[family](oscillator_hz, clock_hz)
 
 
-#: The domain of the few registers that see an ECP5's clock before the device does.
-EARLY_DOMAIN = "free"
-
 #: Cycles of the PLL's clock, once it has locked, before an ECP5's device gets it.
 _SETTLED = 4
 
@@ -101,7 +100,7 @@ class Clocking(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        device_clock, clock, locked = Signal(attrs={"keep": 1}), Signal(name="source_clock"), Signal()
+        device_clock, clock, locked = Signal(attrs={"keep": 1}), Signal(name=EARLY_CLOCK), Signal()
         if self.dividers is not None and self.family == "ice40":
             m.submodules.pll = self._ice40(self.dividers, clock, locked)
         else:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from hw.boards.clocking import EARLY_DOMAIN
+from hw.boards.catalogue import EARLY_CLOCK, EARLY_DOMAIN
 
 #: Resources in the tables, by FPGA family: nextpnr's name for each, and the table's.
 RESOURCES: dict[str, dict[str, str]] = {
@@ -70,7 +70,7 @@ def placed_clocks(log: str) -> list[dict[str, Any]]:
 
 def _early(clock: str) -> bool:
     """Whether it is the clock of the few registers that wait for the PLL, which holds nothing back."""
-    return clock.endswith(f".{EARLY_DOMAIN}_clk")
+    return clock.rpartition(".")[2] in (EARLY_CLOCK, f"{EARLY_DOMAIN}_clk")
 
 
 def register_of(cell: str) -> str:
