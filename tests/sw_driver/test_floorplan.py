@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from sw_driver.boards.floorplan import HARD, affinity, anneal, floorplan, netlis
 
 
 def seeded() -> np.random.Generator:
-    seed = int(os.environ.get("LACUNA_SEED") or secrets.randbits(32))
+    seed = int(os.environ.get("LACUNA_SEED") or np.random.default_rng().integers(1 << 32))
     print(f"LACUNA_SEED={seed}")
     return np.random.default_rng(seed)
 
