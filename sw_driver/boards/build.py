@@ -14,8 +14,11 @@ from typing import Any
 
 from hw.boards.catalogue import Board
 from hw.contract.config import preset
+from sw_driver.boards.carry_constants import fold_constants
 from sw_driver.boards.floorplan import HARD, floorplan, netlist_of_sites, sites_of
+from sw_driver.boards.global_nets import promote
 from sw_driver.boards.hard_registers import absorb
+from sw_driver.boards.synthesis import TOP, script
 from sw_driver.boards.timing import (
     cells_by_block,
     clocks,
@@ -41,43 +44,13 @@ from sw_driver.boards.tools import (
 STEP_LIMIT_S = 7200.0
 LIMIT_VARIABLE = "LACUNA_STEP_LIMIT"
 
-#: The top module's name and that of its files, as `python -m hw.boards` writes them.
-TOP = "board"
-
 #: Place and route begin somewhere: always in the same place.
 SEED = "1"
 
-#: Picoseconds that abc9 counts for the way from a LUT to the next, of the order of what nextpnr reports for wires. With
-#: synth_lattice's own 300, it saves LUTs on what becomes the longest paths.
-WIRE_PS = 900
-
-# Yosys looks at a memory's `no_rw_check` where it joins a read port to its register, so that the two are taken apart
-# first; without, it builds a bypass for each bit of each block RAM. abc9 knows the delays of carry chains and wide
-# multiplexers: a tenth fewer LUTs than abc, on shorter paths.
-_READ = f"""read_rtlil {TOP}.il
-hierarchy -top {TOP}
-proc
-memory_nordff
-"""
-_ECP5 = f"synth_lattice -family ecp5 -abc9 -top {TOP}"
-_SYNTHESIS = {
-    "ecp5": _READ + f"""\
-{_ECP5} -run begin:map_luts
-check -latchonly -assert
-abc9 -W {WIRE_PS}
-clean
-{_ECP5} -run map_cells: -json {TOP}.json
-""",
-    "ice40": _READ + f"""\
-synth_ice40 -device u -dsp -abc9 -top {TOP} -json {TOP}.json
-""",
-}
-
 _PLACE_AND_ROUTE: dict[str, tuple[Tool, tuple[str, ...]]] = {
-    # The static placer takes half of HeAP's time or less, but its wires are as long with regard to time as without.
-    # router2 is faster than router1, but does not end: 2,300 wires of `nano` are in use twice after 20 rounds, and stay
-    # so.
-    "ecp5": (NEXTPNR_ECP5, ("--placer", "static", "--router", "router1", "--lpf", f"{TOP}.lpf",
+    # The static placer takes half of HeAP's time or less, and a quarter less wire. router2 comes to an end on `medium`
+    # and `small`, after 50 to 100 rounds, where router1 goes round in circles.
+    "ecp5": (NEXTPNR_ECP5, ("--placer", "static", "--router", "router2", "--lpf", f"{TOP}.lpf",
                             "--textcfg", f"{TOP}.config")),
     "ice40": (NEXTPNR_ICE40, ("--pcf", f"{TOP}.pcf", "--asc", f"{TOP}.asc")),
 }
@@ -141,16 +114,21 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     root = Path(__file__).resolve().parents[2]
     step("design", "Amaranth", [sys.executable, "-m", "hw.boards", "--board", board.name, "--out",
                                 str(directory.resolve())], root)
-    (directory / f"{TOP}.ys").write_text(_SYNTHESIS[board.family])
+    (directory / f"{TOP}.ys").write_text(script(board.family, (directory / f"{TOP}.il").read_text()))
     step("synthesis", YOSYS.name, [*YOSYS.command, "-q", "-l", f"{TOP}.yosys.log", "-s", f"{TOP}.ys"], directory)
     netlist = json.loads((directory / f"{TOP}.json").read_text())
     if board.family == "ecp5":
-        say(f"{absorb(netlist['modules'][TOP]):,} flip-flops moved into multipliers and block RAMs")
+        module = netlist["modules"][TOP]
+        say(f"{absorb(module):,} flip-flops moved into multipliers and block RAMs")
+        say(f"{fold_constants(module):,} constants moved into carry cells")
+        promoted = promote(module)
+        say(f"{len(promoted)} enables and resets with {sum(promoted.values()):,} users moved to global nets")
         started = time.monotonic()
         sites = _sites(router, board, directory, limit_s)
-        say(f"{floorplan(netlist['modules'][TOP], sites):,} multipliers and block RAMs have their sites")
+        say(f"{floorplan(module, sites):,} multipliers and block RAMs have their sites")
         seconds["floorplan"] = round(time.monotonic() - started, 1)
         (directory / f"{TOP}.json").write_text(json.dumps(netlist))
+        del module
     blocks = cells_by_block(netlist, TOP, board.family)
     del netlist
 

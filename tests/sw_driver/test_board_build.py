@@ -141,8 +141,14 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str, status
     monkeypatch.setattr(build_module, "_PLACE_AND_ROUTE", {"ecp5": (build_module.NEXTPNR_ECP5, ())})
     monkeypatch.setattr(build_module, "_PACK", {"ecp5": (build_module.ECPPACK, (), "board.bit")})
     monkeypatch.setattr(build_module, "require", lambda *_: {"pip": "1"})
-    monkeypatch.setattr(build_module, "run_process", lambda name, command, directory, limit:
-                        "" if name == "Amaranth" else run_process(name, command, directory, limit))
+
+    def run(name: str, command: list[str], directory: Path, limit: float) -> str:
+        if name != "Amaranth":
+            return run_process(name, command, directory, limit)
+        (Path(command[-1]) / "board.il").write_text("module \\board\nend\n")
+        return ""
+
+    monkeypatch.setattr(build_module, "run_process", run)
 
 
 def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
@@ -159,6 +165,8 @@ def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert report["blocks"]["all"]["flip-flops"] == 40  # of 41: one moved into the multiplier before it
     said = capsys.readouterr().out
     assert "1 flip-flops moved" in said
+    assert "0 constants moved into carry cells" in said
+    assert "0 enables and resets with 0 users moved to global nets" in said
     assert "2 multipliers and block RAMs have their sites" in said
     (board,) = json.loads((tmp_path / "out" / "board.json").read_text())["modules"].values()
     sites = {cell["type"]: int(cell["attributes"]["BEL"].partition("/")[0][1:]) for cell in board["cells"].values()
@@ -277,6 +285,7 @@ def test_control_c_ends_the_tool(tmp_path: Path) -> None:
                "b.require = lambda *_: {}\n"
                "run = b.run_process\n"
                "b.run_process = lambda name, *rest: '' if name == 'Amaranth' else run(name, *rest)\n"
+               f"open({str(tmp_path / 'board.il')!r}, 'w').close()\n"
                f"sys.exit(main(['build', '--board', 'icebreaker', '--out', {str(tmp_path)!r}]))")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, text=True,

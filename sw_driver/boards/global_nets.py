@@ -1,0 +1,56 @@
+"""Enables and resets with many users go over an ECP5's global nets, whose wires nothing else needs.
+
+nextpnr puts only clocks there: an enable with two thousand flip-flops all over the FPGA takes wires of the fabric, and
+the few ways into each tile's enables. Of the 16 global nets, 8 reach enables and resets too (Lattice FPGA-TN-02200,
+primary clock routing); a DCCA (the buffer at the root of one) in the netlist makes nextpnr use one.
+
+Only nets that a flip-flop drives move: the way to the root and back costs time, which a net that comes out of logic
+does not have. What else uses such a net (a LUT's input) stays on the fabric.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+#: Global nets that reach enables and resets, but for the one of the clock.
+GLOBAL_NETS = 7
+
+#: A net with fewer users than this stays on the fabric.
+FEWEST_USERS = 400
+
+_CONTROLS = ("CE", "LSR")
+
+
+def promote(module: dict[str, Any], nets: int = GLOBAL_NETS, fewest: int = FEWEST_USERS) -> dict[int, int]:
+    """Drive enables and resets of `module`, flat and mapped to ECP5 cells as Yosys's JSON has it, through DCCAs.
+
+    Returns the users that moved, by net. The widest nets come first.
+    """
+    cells = module["cells"]
+    users: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    drivers: dict[int, str] = {}
+    last_net = max((bit for net in module.get("netnames", {}).values() for bit in net["bits"] if isinstance(bit, int)),
+                   default=1)
+    for name, cell in cells.items():
+        for port, bits in cell["connections"].items():
+            for bit in bits:
+                if not isinstance(bit, int):
+                    continue
+                last_net = max(last_net, bit)
+                if cell["port_directions"][port] == "output":
+                    drivers[bit] = cell["type"]
+                elif cell["type"] == "TRELLIS_FF" and port in _CONTROLS:
+                    users[bit].append((name, port))
+    widest = sorted((net for net in users if drivers.get(net) == "TRELLIS_FF" and len(users[net]) >= fewest),
+                    key=lambda net: (-len(users[net]), net))[:nets]
+    for net in widest:
+        last_net += 1
+        cells[f"$global${net}"] = {
+            "hide_name": 1, "type": "DCCA", "parameters": {}, "attributes": {},
+            "port_directions": {"CLKI": "input", "CLKO": "output"},
+            "connections": {"CLKI": [net], "CLKO": [last_net]},
+        }
+        for name, port in users[net]:
+            cells[name]["connections"][port] = [last_net]
+    return {net: len(users[net]) for net in widest}
