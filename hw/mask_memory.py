@@ -31,11 +31,14 @@ class MaskMemory(wiring.Component):
         m.submodules.words = words = LocalMemory(self.config.mask_words, MASK_WORD_BITS, readers=2)
         connect(m, flipped(self.read_0), words.read_0)
         connect(m, flipped(self.read_1), words.read_1)
+        # The load engine is far away from those that decide: they are told from a register.
+        loaded = self.write.signature.create(path=("loaded",))
         decision = self.decisions.request
-        m.d.comb += decision.ready.eq(~self.write.enable)
+        m.d.sync += [getattr(loaded, name).eq(getattr(self.write, name)) for name in ("enable", "address", "data")]
+        m.d.comb += decision.ready.eq(~loaded.enable)
         m.d.sync += [
-            words.write.enable.eq(self.write.enable | decision.valid),
-            words.write.address.eq(Mux(self.write.enable, self.write.address, decision.payload.address)),
-            words.write.data.eq(Mux(self.write.enable, self.write.data, decision.payload.data)),
+            words.write.enable.eq(loaded.enable | decision.valid),
+            words.write.address.eq(Mux(loaded.enable, loaded.address, decision.payload.address)),
+            words.write.data.eq(Mux(loaded.enable, loaded.data, decision.payload.data)),
         ]
         return m

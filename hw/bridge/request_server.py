@@ -86,22 +86,27 @@ class RequestServer(wiring.Component):
             get.addr.eq(at[3:]),
         ]
 
+        # Of the frame so far, each from a register, a cycle after the other: a frame is judged when both have settled.
         payload = Signal(range(_FRAME_MAX + 2))
         whole_words, fits = Signal(), Signal()
-        m.d.comb += [
+        intact, has_length = Signal(), Signal()
+        m.d.sync += [
             payload.eq(count - (REQUEST_HEADER + CRC_BYTES)),
+            has_length.eq((count >= REQUEST_HEADER + CRC_BYTES) & (count <= _FRAME_MAX)),
             whole_words.eq((header.length[:3] == 0) & (header.address[:3] == 0) & (header.length != 0)
                            & (header.length <= PAYLOAD_MAX)),
         ]
         with m.Switch(header.code):
             with m.Case(Ask.WRITE_REGISTER):
-                m.d.comb += fits.eq((header.length == 4) & (payload == 4))
+                m.d.sync += fits.eq((header.length == 4) & (payload == 4))
             with m.Case(Ask.READ_MEMORY):
-                m.d.comb += fits.eq(whole_words & (payload == 0))
+                m.d.sync += fits.eq(whole_words & (payload == 0))
             with m.Case(Ask.WRITE_MEMORY):
-                m.d.comb += fits.eq(whole_words & (payload == header.length))
+                m.d.sync += fits.eq(whole_words & (payload == header.length))
             with m.Case(Ask.HELLO, Ask.READ_REGISTER, Ask.POLL):
-                m.d.comb += fits.eq((header.length == 0) & (payload == 0))
+                m.d.sync += fits.eq((header.length == 0) & (payload == 0))
+            with m.Default():
+                m.d.sync += fits.eq(0)
 
         registers, memory = self.registers, self.memory
         register_address = header.address[:len(registers.awaddr)]
@@ -123,22 +128,33 @@ class RequestServer(wiring.Component):
             last_word.eq(at + WORD_BYTES == header.length),
         ]
 
+        # Of a reply: of the byte at `at`, which stood still for two cycles.
+        payload_byte, last_byte = Signal(8), Signal()
+        m.d.sync += [
+            payload_byte.eq(get.data.word_select(at[:3], 8)),
+            last_byte.eq(at + 1 == reply_bytes),
+        ]
+
         def answer(result, length=0) -> None:
             m.d.sync += [status.eq(result), reply_bytes.eq(length), at.eq(0)]
             m.next = "OPEN"
 
-        def send(byte, *, checked=True):
+        # Checked a cycle after it came or went.
+        checked, check_valid, check_start = Signal(8), Signal(), Signal()
+        m.d.sync += [check.start.eq(check_start), check.valid.eq(check_valid), check.data.eq(checked)]
+
+        def send(byte, *, counts=True):
             m.d.comb += [self.o.valid.eq(1), self.o.payload.byte.eq(byte)]
-            if checked:
-                m.d.comb += [check.data.eq(byte), check.valid.eq(self.o.ready)]
+            if counts:
+                m.d.comb += [checked.eq(byte), check_valid.eq(self.o.ready)]
             return self.o.ready
 
         with m.FSM() as fsm:
             with m.State("RECEIVE"):
                 byte = self.i.payload.byte
                 m.d.comb += [
-                    check.data.eq(byte),
-                    check.valid.eq(self.i.valid & ~self.i.payload.flag),
+                    checked.eq(byte),
+                    check_valid.eq(self.i.valid & ~self.i.payload.flag),
                     word.eq(byte.replicate(WORD_BYTES)),
                     put.addr.eq((count - REQUEST_HEADER)[3:]),
                 ]
@@ -150,20 +166,27 @@ class RequestServer(wiring.Component):
                     with m.Elif(count < REQUEST_HEADER + PAYLOAD_MAX):
                         m.d.comb += put.en.eq(1 << (count - REQUEST_HEADER)[:3])
                 with m.Elif(self.i.valid):
-                    m.d.comb += check.start.eq(1)
-                    m.d.sync += [count.eq(0), lost.eq(0), at.eq(0)]
+                    m.d.comb += check_start.eq(1)
+                    m.d.sync += [lost.eq(0), at.eq(0)]
                     with m.If((count != 0) & ~lost):
-                        with m.If(~check.match_detected | (count < REQUEST_HEADER + CRC_BYTES)
-                                  | (count > _FRAME_MAX)):
-                            m.d.sync += header.sequence.eq(0)
-                            answer(Answer.DAMAGED)
-                        with m.Elif(~fits):
-                            answer(Answer.BAD_REQUEST)
-                        with m.Elif(again & ((header.code == Ask.WRITE_REGISTER) | (header.code == Ask.WRITE_MEMORY))):
-                            answer(last.status)
-                        with m.Else():
-                            m.d.sync += [last.valid.eq(header.code != Ask.HELLO), last.sequence.eq(header.sequence)]
-                            m.next = "CARRY_OUT"
+                        m.next = "MEASURE"
+                    with m.Else():
+                        m.d.sync += count.eq(0)
+            with m.State("MEASURE"):
+                m.d.sync += intact.eq(check.match_detected)
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.sync += count.eq(0)
+                with m.If(~intact | ~has_length):
+                    m.d.sync += header.sequence.eq(0)
+                    answer(Answer.DAMAGED)
+                with m.Elif(~fits):
+                    answer(Answer.BAD_REQUEST)
+                with m.Elif(again & ((header.code == Ask.WRITE_REGISTER) | (header.code == Ask.WRITE_MEMORY))):
+                    answer(last.status)
+                with m.Else():
+                    m.d.sync += [last.valid.eq(header.code != Ask.HELLO), last.sequence.eq(header.sequence)]
+                    m.next = "CARRY_OUT"
 
             with m.State("CARRY_OUT"):
                 with m.Switch(header.code):
@@ -240,7 +263,7 @@ class RequestServer(wiring.Component):
 
             # ---- reply ------------------------------------------------------------------------------------------
             with m.State("OPEN"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.flag.eq(1), check.start.eq(1)]
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.flag.eq(1), check_start.eq(1)]
                 with m.If(self.o.ready):
                     m.next = "SEQUENCE"
             with m.State("SEQUENCE"):
@@ -250,23 +273,27 @@ class RequestServer(wiring.Component):
                 with m.If(send(status)):
                     m.next = "PAYLOAD"
                     with m.If(reply_bytes == 0):
-                        m.next = "CHECK"
+                        m.next = "CHECKED"
             with m.State("PAYLOAD"):
-                with m.If(send(get.data.word_select(at[:3], 8))):
+                with m.If(send(payload_byte)):
                     m.d.sync += at.eq(at + 1)
-                    m.next = "PAYLOAD_NEXT"
-                    with m.If(at + 1 == reply_bytes):
+                    m.next = "PAYLOAD_READ"
+                    with m.If(last_byte):
                         m.d.sync += at.eq(0)
-                        m.next = "CHECK"
+                        m.next = "CHECKED"
+            with m.State("PAYLOAD_READ"):
+                m.next = "PAYLOAD_NEXT"
             with m.State("PAYLOAD_NEXT"):
                 m.next = "PAYLOAD"
+            with m.State("CHECKED"):
+                m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If(send(check.crc.word_select(at[:2], 8), checked=False)):
+                with m.If(send(check.crc.word_select(at[:2], 8), counts=False)):
                     m.d.sync += at.eq(at + 1)
                     with m.If(at == CRC_BYTES - 1):
                         m.next = "CLOSE"
             with m.State("CLOSE"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.flag.eq(1), check.start.eq(1)]
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.flag.eq(1), check_start.eq(1)]
                 with m.If(self.o.ready):
                     m.d.sync += [at.eq(0), count.eq(0)]
                     m.next = "RECEIVE"

@@ -121,28 +121,24 @@ class CommandQueues(wiring.Component):
         for e, front in zip(Engine, nexts, strict=True):
             index = Signal(INDEX_BITS, name=f"{e.name.lower()}_index", init=NO_INDEX)
             m.d.comb += front.payload.index.eq(index)
-            command = Signal(meaningful_bits(e), name=f"{e.name.lower()}_command", reset_less=True)
+            # Beats move through it from its end, so that the memory's wires end in one beat of each engine, not in all.
+            command = Signal(64 * meaningful_beats(e), name=f"{e.name.lower()}_command", reset_less=True)
             m.d.comb += front.payload.command.eq(command)
+            takes = Signal(name=f"{e.name.lower()}_takes")
+            m.d.sync += takes.eq(reading & (engine == e) & ~last)
+            with m.If(takes):
+                m.d.sync += command.eq(Cat(command[64:], read_port.data))
+            new = Signal(name=f"{e.name.lower()}_is_new")  # not shown yet
+            with m.If(~self.held[e]):
+                m.d.sync += new.eq(0)
             with m.If(front.valid & front.ready):
                 m.d.sync += [front.valid.eq(0), index.eq(NO_INDEX)]
-            with m.If(arriving & (arriving_engine == e)):
-                for beat in range(meaningful_beats(e)):
-                    with m.If(arriving_position == beat):
-                        m.d.sync += command[64 * beat : 64 * beat + 64].eq(read_port.data)
-                with m.If(last_arriving):
-                    m.d.sync += [index.eq(read_port.data), front.valid.eq(1)]
-            # Shown beat by beat, so that no enable is for all of a command.
+            with m.If(last_arriving & (arriving_engine == e)):
+                m.d.sync += [index.eq(read_port.data), front.valid.eq(1), new.eq(1)]
             shown = Signal(meaningful_bits(e), name=f"{e.name.lower()}_shown", reset_less=True)
             m.d.comb += getattr(self, f"shown_{e.name.lower()}").eq(shown)
-            for beat in range(meaningful_beats(e)):
-                bits = slice(64 * beat, min(64 * beat + 64, len(shown)))
-                new = Signal(name=f"{e.name.lower()}_{beat}_is_new")
-                with m.If(arriving & (arriving_engine == e) & (arriving_position == beat)):
-                    m.d.sync += new.eq(1)
-                with m.Elif(~self.held[e]):
-                    m.d.sync += new.eq(0)
-                with m.If(new & ~self.held[e]):
-                    m.d.sync += shown[bits].eq(command[bits])
+            with m.If(new & ~self.held[e]):
+                m.d.sync += shown.eq(command)
             # Whoever takes a command has its tokens taken off first.
             assert meaningful_beats(e) + 1 >= ANNOUNCED_BEFORE
         header = data.View(HEADER_LAYOUT, read_port.data)

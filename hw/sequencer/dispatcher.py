@@ -79,14 +79,16 @@ class Dispatcher(wiring.Component):
             with m.If(position == COMMAND_BEATS - 1):
                 m.d.sync += [self.index.eq(next_index), next_index.eq(after_next), is_last.eq(next_is_last)]
 
+        # Of the opcode in the beat at hand, known a cycle later.
         opcode = Signal(8)
-        known = Signal()
+        known, is_end = Signal(), Signal()
         target = Signal(2)
         m.d.comb += opcode.eq(data.View(HEADER_LAYOUT, beat).opcode)
+        m.d.sync += [known.eq(0), is_end.eq(opcode == Opcode.END)]
         with m.Switch(opcode):
             for code, engine in ENGINE_OF.items():
                 with m.Case(code):
-                    m.d.comb += [known.eq(1), target.eq(engine)]
+                    m.d.sync += [known.eq(1), target.eq(engine)]
 
         def fail(code):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(code)]
@@ -134,17 +136,19 @@ class Dispatcher(wiring.Component):
                         with m.Case(COMMAND_BEATS - 1):
                             m.next = "HEADER"
             with m.State("HEADER"):
-                m.d.sync += engine.eq(target)
                 with m.If(beat_valid):
-                    with m.If(opcode == Opcode.END):
-                        m.d.sync += self.ended.eq(1)
-                        m.next = "HALT"
-                    with m.Elif(~known | is_last):
-                        fail(Error.BAD_OPCODE)
-                    with m.Elif(self.room.bit_select(target, 1)):
-                        m.d.comb += take.eq(1)
-                        m.d.sync += self.write_valid.eq(1)
-                        m.next = "BODY"
+                    m.next = "COMMAND"
+            with m.State("COMMAND"):
+                m.d.sync += engine.eq(target)
+                with m.If(is_end):
+                    m.d.sync += self.ended.eq(1)
+                    m.next = "HALT"
+                with m.Elif(~known | is_last):
+                    fail(Error.BAD_OPCODE)
+                with m.Elif(self.room.bit_select(target, 1)):
+                    m.d.comb += take.eq(1)
+                    m.d.sync += self.write_valid.eq(1)
+                    m.next = "BODY"
             with m.State("BODY"):
                 m.d.comb += take.eq(beat_valid)
                 with m.If(beat_valid):

@@ -69,7 +69,7 @@ class Sequencer(wiring.Component):
         m.submodules.tokens = clean(tokens)
         m.submodules.records = clean(records)
         m.submodules.watchdog = watchdog
-        run = Signal()  # a program runs
+        run = Signal()  # a program runs; a register, as all engines and the bus hang on it
 
         # ---- program -------------------------------------------------------------------------------------------
         wiring.connect(m, fetch.bus, wiring.flipped(self.program))
@@ -254,21 +254,23 @@ class Sequencer(wiring.Component):
                     m.d.sync += counting.eq(0)
                     m.next = "STOP"
                 with m.Elif(bus_idle):
+                    m.d.sync += run.eq(1)
                     m.next = "RUN"
                 with m.Elif(watchdog.expired):
                     give_up()
             with m.State("RUN"):
-                m.d.comb += run.eq(1)
                 with m.If(control.soft_reset):
                     forget()
                     m.d.comb += changing.eq(1)
-                    m.d.sync += counting.eq(0)
+                    m.d.sync += [run.eq(0), counting.eq(0)]
                     m.next = "STOP"
                 with m.Elif(fault):
                     m.d.comb += changing.eq(1)
+                    m.d.sync += run.eq(0)
                     m.next = "STOP"
                 with m.Elif(ended):
                     m.d.comb += residency.done.eq(1)
+                    m.d.sync += run.eq(0)
                     finish(status.done)
             with m.State("STOP"):
                 m.d.comb += waiting.eq(1)

@@ -50,7 +50,7 @@ class TokenCounters(wiring.Component):
         announced = Signal(len(Engine))
         waits = Signal(WAITS_LAYOUT)
         m.d.sync += [announced.eq(self.announced), waits.eq(self.waits)]
-        enough = [[Signal(name=f"enough_{p.name.lower()}_{c.name.lower()}") for p in Engine] for c in Engine]
+        enough = [[Signal(name=f"enough_{p.name.lower()}_{c.name.lower()}", init=1) for p in Engine] for c in Engine]
         over = [[Signal(name=f"over_{p.name.lower()}_{c.name.lower()}") for c in Engine] for p in Engine]
         for p in Engine:
             less = Signal(signed(TOKEN_BITS + 1), name=f"less_{p.name.lower()}")
@@ -66,10 +66,11 @@ class TokenCounters(wiring.Component):
                     taken.eq(Mux(announced[c], less, 0)),
                     count.eq(after >> 1),
                 ]
+                # All that starts hangs on whether there are enough, so that it is known with the count, not from it.
+                m.d.sync += enough[c][p].eq(~after[-1])
                 m.d.comb += [
                     # The token given is a carry.
                     after.eq(Cat(given, count).as_signed() + Cat(given, taken).as_signed()),
-                    enough[c][p].eq(count >= 0),
                     over[p][c].eq(~count[-1] & count[TOKEN_BITS]),
                 ]
         m.d.comb += [

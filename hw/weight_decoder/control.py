@@ -111,7 +111,7 @@ class Control(wiring.Component):
         last_digit = Signal(range(8))  # number of the check value's last step
         bad_header = Signal()
         log_ways = header.log_ways
-        m.d.comb += [
+        m.d.sync += [
             own_table.eq((header.kind == TableKind.SYMMETRIC) | (header.kind == TableKind.GENERAL)),
             bad_header.eq((log_ways > count.bit_length()) | header.reserved
                           | ((header.kind == TableKind.PREVIOUS) & ~table_there)
@@ -212,7 +212,9 @@ class Control(wiring.Component):
             with m.State("HEADER"):
                 with m.If(go):
                     m.d.sync += header.eq(self.first_unit)
-                    m.next = "TABLE"
+                    m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.next = "TABLE"
             with m.State("TABLE"):
                 with m.If(go):
                     with m.If(bad_header):
