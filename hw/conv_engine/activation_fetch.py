@@ -105,31 +105,30 @@ class ActivationFetch(wiring.Component):
         # ---- input table: the pixels of a wave, one memory for each port ----------------------------------
         groups = Signal(rows_log2 + 1)  # pixel groups
         groups_log2 = Signal(range(rows_log2 + 1))
-        single = Signal()
         m.d.comb += [
             groups.eq(rows >> self.unrolling),
             groups_log2.eq(rows_log2 - self.unrolling),
-            single.eq(self.unrolling == rows_log2),
         ]
         starts = []
         pair = Signal(index_bits)  # first pixel of this cycle
+        single = Signal()  # of the wave in hand: there is one pixel group
         table_slot = Signal(range(INPUT_WAVES))
         place_bits = index_bits - (ports - 1)
+        place = Signal(place_bits)  # where the pixels of this cycle are in the memories
         for i in range(ports):
             memory = Memory(shape=unsigned(WindowStart(config).size), depth=INPUT_WAVES << place_bits, init=[])
             m.submodules[f"input_table_{i}"] = memory
             write, read = memory.write_port(), memory.read_port(domain="comb")
             if ports == 1:
-                mine, write_place, read_place = 1, self.table_index, pair
+                mine, write_place = 1, self.table_index
             else:  # pixel j is in memory j % 2; those of a single group, few, are all in memory 0
                 mine = Mux(self.table_single, i == 0, self.table_index[0] == i)
                 write_place = Mux(self.table_single, self.table_index[:place_bits], self.table_index[1:])
-                read_place = Mux(single, pair[:place_bits], pair[1:])
             m.d.comb += [
                 write.addr.eq(Cat(write_place[:place_bits], self.table_slot)),
                 write.data.eq(self.table_data),
                 write.en.eq(self.table_valid & mine),
-                read.addr.eq(Cat(read_place[:place_bits], table_slot)),
+                read.addr.eq(Cat(place, table_slot)),
             ]
             starts.append(read.data)
 
@@ -143,7 +142,9 @@ class ActivationFetch(wiring.Component):
         members = Signal(rows)  # rows with an output block
         last_group, others = Signal(), Signal(range(rows + 1))
         visited, last_position = Signal.like(scanned), Signal(index_bits)
+        taken_single = Signal()
         m.d.comb += [
+            taken_single.eq(self.unrolling == rows_log2),
             self.wave.ready.eq(~wave_valid | wave_ended),
             self.freed.eq(wave_ended),
             visited.eq(Mux(taken.pixels < groups, groups, taken.pixels)),
@@ -154,7 +155,8 @@ class ActivationFetch(wiring.Component):
                 wave_valid.eq(self.wave.valid),
                 pixels.eq(taken.pixels),
                 scanned.eq(visited),
-                final_pair.eq(last_position if ports == 1 else Cat(last_position[0] & single, last_position[1:])),
+                final_pair.eq(last_position if ports == 1 else Cat(last_position[0] & taken_single, last_position[1:])),
+                single.eq(taken_single),
                 final_round.eq(visited - groups),
                 members.eq(Cat((Const(row, rows_log2 + 1) >> groups_log2) < taken.blocks for row in range(rows))),
                 last_group.eq(taken.last_group),
@@ -175,9 +177,10 @@ class ActivationFetch(wiring.Component):
         ]
         advance = Signal()  # the pixels of this cycle move on
         with m.If(advance):
-            m.d.sync += pair.eq(pair + (1 if ports == 1 else Mux(single, 1, 2)))
+            m.d.sync += [pair.eq(pair + (1 if ports == 1 else Mux(single, 1, 2))), place.eq(place + 1)]
             with m.If(pair_last):
-                m.d.sync += [pair.eq(0), block.eq(block + 1), offset_block.eq(offset_block + self.step_block)]
+                m.d.sync += [pair.eq(0), place.eq(0), block.eq(block + 1),
+                             offset_block.eq(offset_block + self.step_block)]
                 with m.If(block_last):
                     next_x = Signal(address_bits)
                     m.d.comb += next_x.eq(offset_x + self.step_x)

@@ -54,8 +54,9 @@ class Drain(wiring.Component):
         parameter entry table_base. output_base, b_base, parameter_base, unrolling, minimum, maximum, constants :
         from the command, stable while it is drained.
     table_* : the walker's writes to the output table.
-    wave : one item per wave, taken when all its accumulators are launched.
-    drained_valid, drained (per row), selected, pixel, group, release : the rows' drain ports.
+    wave : one item per wave, taken when all its accumulators are launched; ready only while valid.
+    drained_valid, drained (per row), selected, pixel, group, release : the rows' drain ports; release comes in the
+        cycle after the bank's last launch.
     parameters : the parameter memory. skip : the residual's operand b. write : the results.
     empty : nothing is under way behind the launch.
     """
@@ -134,6 +135,7 @@ class Drain(wiring.Component):
         index = Signal(index_bits + 1)  # the pixel's place in the wave
         following = Signal(index_bits + 2)  # that of the row's next pixel
         exists, row_valid, has_pixel, last_group, last_pixel, row_end = (Signal() for _ in range(6))
+        last_launch = Signal()  # of the row, if it launches
         working, turn, launch = Signal(), Signal(), Signal()
         output_slot = Signal(range(OUTPUT_WAVES))
         groups_log2 = Signal(range(rows_log2 + 1))  # of pixel groups
@@ -147,21 +149,25 @@ class Drain(wiring.Component):
             groups_log2.eq(rows_log2 - self.unrolling),
             block.eq(row >> groups_log2),
             exists.eq(block < wave.blocks),
-            row_valid.eq(self.drained_valid.bit_select(row, 1)),
+            # A single row comes again at once, and still shows the bank that is released.
+            row_valid.eq(self.drained_valid.bit_select(row, 1) & (~self.release if rows == 1 else 1)),
             has_pixel.eq(index < wave.pixels),
             last_group.eq(self.group == groups - 1),
             last_pixel.eq(following >= wave.pixels),
+            last_launch.eq((turn | ~self.add) & last_group & last_pixel),
             working.eq(self.wave.valid & ~self.start & table_there),
             launch.eq(working & exists & row_valid & has_pixel & (turn | ~self.add)),
         ]
         with m.If(turn | ~self.add):
             m.d.comb += self.selected.eq(1 << row)
+        m.d.sync += self.release.eq(0)  # from registers, as it goes to many of each row
         with m.If(working):
             with m.If(~exists):
                 m.d.comb += row_end.eq(1)
-            with m.Elif(row_valid & (~has_pixel | (launch & last_group & last_pixel))):
+            with m.Elif(row_valid & (~has_pixel | last_launch)):
                 # A row without pixels has nothing to launch.
-                m.d.comb += [row_end.eq(1), self.release.bit_select(row, 1).eq(1)]
+                m.d.comb += row_end.eq(1)
+                m.d.sync += self.release.bit_select(row, 1).eq(1)
         pixel = Signal(pixel_bits(config))
         group = Signal(range(groups))
         m.d.comb += [self.pixel.eq(pixel), self.group.eq(group)]

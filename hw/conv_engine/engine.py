@@ -28,6 +28,7 @@ from hw.conv_engine.row import Row
 from hw.conv_engine.setup import CommandSetup, ComputeSettings, DrainSettings
 from hw.conv_engine.tile_loader import TileLoader
 from hw.ports import ByteReadPort, EnginePort, MemoryRead, ReadPort, WritePort, command_layout
+from hw.register_slice import RegisterSlice
 
 #: Counters that add up what the rows report in a cycle, each row one at most.
 _ROW_COUNTERS = ("issued", "issued_last", "stalled_fetch", "stalled_weight", "stalled_drain")
@@ -47,7 +48,7 @@ class ConvEngine(wiring.Component):
 
     Members
     -------
-    engine : commands, counters, errors. progress : something was computed in this cycle.
+    engine : commands, counters, errors. progress : something was computed in the cycle before.
     weights_taken : the vector engine reads the weight store in this cycle.
     fetch_0, fetch_1 (as `fetch_ports` says), skip, write : the feature memory; skip must be its first
         reader, write its first writer.
@@ -79,6 +80,8 @@ class ConvEngine(wiring.Component):
 
         m.submodules.setup = setup = CommandSetup(config)
         m.submodules.walker = walker = PixelWalker(config)
+        # Between the walker and the queues of its waves, which lie far from it.
+        m.submodules.waves = waves = RegisterSlice(Wave(config))
         m.submodules.fetch = fetch = ActivationFetch(config)
         m.submodules.tiles = tiles = TileLoader(config)
         m.submodules.drain = drain = Drain(config)
@@ -111,7 +114,7 @@ class ConvEngine(wiring.Component):
                 m.d.comb += start.eq(1)
                 m.next = "WALK"
             with m.State("WALK"):
-                with m.If(walker.done & entered):
+                with m.If(walker.done & ~waves.o.valid & entered):
                     m.d.comb += walked.eq(1)
                     m.next = "IDLE"
 
@@ -170,14 +173,16 @@ class ConvEngine(wiring.Component):
             queue = SyncFIFOBuffered(width=tagged.size, depth=OUTPUT_WAVES)
             m.submodules[f"{name}_waves"] = queue
             first = data.View(tagged, queue.r_data)
+            # The drain is ready only while there is a wave, and late in the cycle.
+            taken = consumer.wave.ready if consumer is drain else consumer.wave.ready & consumer.wave.valid
             mine, none = Signal(name=f"{name}_wave_mine"), Signal(name=f"{name}_waves_none")
             m.d.comb += [
-                queue.w_data.eq(Cat(walker.wave.payload, number)),
-                queue.w_en.eq(walker.wave.valid & walker.wave.ready),
+                queue.w_data.eq(Cat(waves.o.payload, number)),
+                queue.w_en.eq(waves.o.valid & waves.o.ready),
                 mine.eq(queue.r_rdy & (first.number == own)),
                 none.eq((queue.level == 0) | (queue.r_rdy & (first.number != own))),
                 consumer.wave.valid.eq(mine & stage),
-                queue.r_en.eq(consumer.wave.ready & consumer.wave.valid),
+                queue.r_en.eq(taken),
             ]
             if consumer is tiles:
                 m.d.comb += [tiles.wave.payload[part].eq(first.wave[part])
@@ -186,10 +191,11 @@ class ConvEngine(wiring.Component):
                 m.d.comb += consumer.wave.payload.eq(first.wave)
             queues[name] = queue, none
         m.d.comb += [
-            walker.wave.ready.eq(Cat(queue.w_rdy for queue, _none in queues.values()).all()),
+            waves.o.ready.eq(Cat(queue.w_rdy for queue, _none in queues.values()).all()),
             walker.input_freed.eq(fetch.freed),
         ]
-        m.d.sync += walker.output_freed.eq(drain.wave.valid & drain.wave.ready)
+        wiring.connect(m, walker.wave, waves.i)
+        m.d.sync += walker.output_freed.eq(drain.wave.ready)
 
         # ---- pixel walker ---------------------------------------------------------------------------------
         m.d.comb += [
@@ -284,7 +290,7 @@ class ConvEngine(wiring.Component):
             increment = Signal(signed(len(getattr(fetch, sent)) + 1), name=f"increment_{name}")
             m.d.sync += increment.eq(getattr(fetch, sent) - totals[issued])
             counter(name, increment)
-        m.d.comb += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
+        m.d.sync += self.progress.eq(Cat(row.issued | row.issued_last for row in row_list).any() | ~drain.empty
                                      | walker.wave.valid | fetch.moved)
 
         # ---- drain ----------------------------------------------------------------------------------------

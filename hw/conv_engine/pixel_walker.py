@@ -188,7 +188,7 @@ class PixelWalker(wiring.Component):
         some_left, several_left = Signal(), Signal()
         present = Signal(chunks)
         m.d.comb += present.eq(Cat(
-            (all_active | read.data.word_select(c, CHUNK).any()) & (c <= read.final[bit_bits:] if c else 1)
+            read.data.word_select(c, CHUNK).any() & (c <= read.final[bit_bits:] if c else 1)
             for c in range(chunks)))
         left_reached = up_to(m, left, "left_reached")
         left_rest = Signal(chunks)
@@ -228,7 +228,7 @@ class PixelWalker(wiring.Component):
         closed = Signal()  # no pixel can be taken
         m.d.comb += [
             inside.eq(Cat(1, *(~chunk_is_final | (i <= chunk_final) for i in range(1, CHUNK)))),
-            active.eq((chunk | all_active.replicate(CHUNK)) & inside),
+            active.eq(chunk & inside),
             rest.eq(pending & (reached << 1)),
             take.eq(some & ~closed),
             chunk_taken.eq(chunk_valid & (~some | (take & ~several))),
@@ -253,7 +253,7 @@ class PixelWalker(wiring.Component):
         input_free_next, output_free_next = Signal.like(input_free), Signal.like(output_free)
         full, full_next = Signal(), Signal()
         closing = Signal()
-        group_ended = Signal()
+        group_ended = Signal()  # in a register: after a group's last pixel the tables settle anyway
         settling = Signal(2)  # pixels on their way to the tables
         m.d.comb += [
             capacity.eq(config.wave_pixels >> self.unrolling),
@@ -281,8 +281,8 @@ class PixelWalker(wiring.Component):
             m.d.sync += [count.eq(0), input_slot.eq(input_slot + 1), output_slot.eq(output_slot + 1)]
         with m.If(take):
             m.d.sync += count.eq(count + 1)
-            with m.If(first_group):
-                m.d.sync += self.active_pixels.eq(self.active_pixels + 1)
+        with m.If(settling[0] & first_group):
+            m.d.sync += self.active_pixels.eq(self.active_pixels + 1)
 
         # ---- walk: read a mask word, hand it over when the one before has gone on -------------------------
         row_last = Signal()
@@ -293,7 +293,7 @@ class PixelWalker(wiring.Component):
         ]
         front = words.i.payload
         m.d.comb += [
-            front.data.eq(self.mask.data),
+            front.data.eq(self.mask.data | all_active.replicate(MASK_WORD_BITS)),
             front.at.eq(read_place),
             front.y.eq(row_y),
             front.final.eq(Mux(row_last, self.width_last[:word_bits], MASK_WORD_BITS - 1)),
@@ -322,31 +322,34 @@ class PixelWalker(wiring.Component):
             m.d.sync += [
                 row.eq(1), row_address.eq(self.first_address), row_output.eq(0),
                 row_y.eq(self.first_y), read_place.address.eq(self.first_address), read_place.output.eq(0),
-                mask_at.eq(self.mask_base), all_active.eq(~self.gated),
+                mask_at.eq(self.mask_base),
             ]
         with m.If(row_begins | group_begins):
             m.d.sync += [words_left.eq(self.width_last[word_bits:]), read_place.x.eq(-self.pad_left)]
 
+        m.d.sync += group_ended.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.done.eq(1)
                 m.d.sync += [first_block.eq(0), blocks_left.eq(self.output_blocks), first_group.eq(1)]
                 with m.If(self.start):
                     m.d.comb += group_begins.eq(1)
-                    m.d.sync += self.active_pixels.eq(0)
+                    m.d.sync += [self.active_pixels.eq(0), all_active.eq(~self.gated)]
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 with m.If(blocks_left <= blocks_at_once):
                     m.d.sync += [last_group.eq(1), group_blocks.eq(blocks_left)]
                 with m.Else():
                     m.d.sync += [last_group.eq(0), group_blocks.eq(blocks_at_once)]
-                with m.If(self.whole):
+                with m.If(self.whole & first_group):
                     m.next = "WHOLE"
                 with m.Else():
                     m.next = "WORD"
-            with m.State("WHOLE"):  # one bit says whether there is anything to do
-                m.d.sync += all_active.eq(1)
-                with m.If(self.mask.data[0]):
+            with m.State("WHOLE"):  # one bit says whether there is anything to do: for all groups
+                m.d.sync += all_active.eq(self.mask.data[0])
+                m.next = "WHOLE_KNOWN"
+            with m.State("WHOLE_KNOWN"):
+                with m.If(all_active):
                     m.next = "WORD"
                 with m.Else():
                     m.next = "IDLE"
@@ -355,9 +358,10 @@ class PixelWalker(wiring.Component):
                 with m.If(row_begins & (row == self.output_rows)):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If(~(words.o.valid | some_left | chunk_valid | some)):
-                    m.d.comb += group_ended.eq(1)
+                m.d.sync += group_ended.eq(~(words.o.valid | some_left | chunk_valid | some))
+                with m.If(group_ended):
                     with m.If((count == 0) | closing):
+                        m.d.sync += group_ended.eq(0)
                         with m.If(last_group):
                             m.next = "IDLE"
                         with m.Else():

@@ -77,9 +77,10 @@ class Row(wiring.Component):
     tile_valid, tile : tile words for this row; the sender counts free slots.
     tile_released : a tile slot became free: it may be written from the third cycle after this one on.
     zero_point : of the input.
-    drained_valid : in this cycle, accumulators of the oldest finished bank can be read. drain_selected : the drain
-        reads this row's. drained : Q of them, group drain_group of pixel drain_pixel, two cycles after they were
-        selected and drained_valid; zero two cycles after the row was not selected.
+    drained_valid : in this cycle, accumulators of the oldest finished bank can be read; in the cycle of drain_release
+        it still speaks of the bank that is released. drain_selected : the drain reads this row's. drained : Q of them,
+        group drain_group of pixel drain_pixel, two cycles after they were selected and drained_valid; zero two cycles
+        after the row was not selected.
     drain_release : drained, the bank is free again.
     idle : all words are issued. zero_point must be stable while not idle, in two cycles more, and while words come.
     issued, issued_last, stalled_* : counter increments.
@@ -283,15 +284,17 @@ class Row(wiring.Component):
         from_zero, from_sum, from_memory = Signal(), Signal(), Signal()  # of the multiply stage's sum, if any
         weight_entry, multiply_entry = Signal(range(2 * pixels)), Signal(range(2 * pixels))
         entry_fresh = Signal()
+        reading = Signal()  # the multiply stage will need the memory
         m.d.comb += [
             weight_entry.eq(Cat(weight_stage.pixel, weight_stage.bank)),
             multiply_entry.eq(Cat(multiply_stage.pixel, multiply_stage.bank)),
             entry_fresh.eq(fresh.bit_select(weight_entry, 1)),
+            reading.eq(weight_stage.valid & ~entry_fresh & (weight_entry != multiply_entry)),
         ]
         m.d.sync += [
             multiply_stage.valid.eq(weight_stage.valid),
             multiply_stage.wave_last.eq(weight_stage.wave_last),
-            from_memory.eq(weight_stage.valid & ~entry_fresh & (weight_entry != multiply_entry)),
+            from_memory.eq(reading),
             weight_row.eq(Mux(weight_rank[0], halves[1], halves[0])),
             operand.eq(weight_activation - self.zero_point),
         ]
@@ -355,9 +358,10 @@ class Row(wiring.Component):
         refused = Signal(2)  # cycles that the drain has waited for the read port
         m.d.comb += [
             self.drained.eq(drained & ~never_added.replicate(len(drained))),
-            self.drained_valid.eq(done.bit_select(drain_bank, 1) & ~from_memory),
             hold.eq(refused.all()),
         ]
+        # In a register, as the drain chooses among all rows: what `from_memory` and the bank's `done` will be.
+        m.d.sync += self.drained_valid.eq(done.bit_select(drain_bank ^ self.drain_release, 1) & ~reading)
         with m.If(self.drain_selected & done.bit_select(drain_bank, 1)):
             m.d.sync += refused.eq(Mux(from_memory, refused + ~hold, 0))
         with m.If(self.drain_release):

@@ -88,15 +88,16 @@ class TileLoader(wiring.Component):
         read_1, read_2, read_3 = (Signal(read_layout, name=f"read_{i}") for i in (1, 2, 3))
         entry_2, map_3 = Signal(64, reset_less=True), Signal(lanes, reset_less=True)
         block_end, step_end = Signal(), Signal()
+        before_last = Signal.like(step)  # the last step but one; known when the first wave is in hand
         next_map = Signal(map_bits)
         m.d.comb += [
             block_end.eq(block == last_block),
-            step_end.eq(step == self.steps),
             reading.eq(wave_valid & (ahead.w_level < ahead_depth - reads_under_way)),
             self.maps.address.eq(map_at[entry_bits:]),
             next_map.eq(map_at + 1),
         ]
         m.d.sync += [
+            before_last.eq(self.steps - 1),
             read_1.valid.eq(reading),
             read_1.lane.eq(map_at[:entry_bits]),
             read_1.block.eq(block),
@@ -111,16 +112,17 @@ class TileLoader(wiring.Component):
         with m.If(reading):
             m.d.sync += [map_at.eq(next_map), block.eq(block + 1)]
             with m.If(block_end):
-                m.d.sync += [block.eq(0), step.eq(step + 1)]
+                m.d.sync += [block.eq(0), step.eq(step + 1), step_end.eq(step == before_last)]
                 with m.If(step_end):
                     m.d.comb += wave_ended.eq(1)
-                    m.d.sync += step.eq(1)
+                    m.d.sync += [step.eq(1), step_end.eq(self.steps == 1)]
                     with m.If(last_in_group):
                         m.d.sync += group_map.eq(next_map)
                     with m.Else():
                         m.d.sync += map_at.eq(group_map)
         with m.If(self.start):
-            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), step.eq(1), block.eq(0)]
+            m.d.sync += [map_at.eq(self.map_base), group_map.eq(self.map_base), block.eq(0),
+                         step.eq(1), step_end.eq(self.steps == 1)]
         pushed = data.View(item, ahead.w_data)
         count = count_ones(m, map_3, "stored_rows")
         with m.Switch(count):

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-#: Global nets that reach enables and resets, but for the one of the clock.
-GLOBAL_NETS = 7
+#: Nets that move at most. nextpnr takes roots at the FPGA's upper side first, which four wires of the fabric reach, one
+#: of them perhaps the clock's: with all four taken, a board whose clock comes from a pin can't be routed.
+GLOBAL_NETS = 3
 
 #: A net with fewer users than this stays on the fabric.
 FEWEST_USERS = 400
