@@ -92,7 +92,10 @@ class VectorEngine(wiring.Component):
         # Two ways from windows to reduced words: taps one by one, or lines of depthwise taps.
         _split(m, windows.window, depthwise, depthwise_walk.window, taps.window)
         _join(m, depthwise, depthwise_walk.fetch, taps.fetch, reader.fetch)
-        _split(m, reader.words, depthwise, depthwise_mac.words, reduce.words)
+        # Before the MACs, as they say late in the cycle whether they go on, to all of the words' registers.
+        m.submodules.lines = lines = RegisterSlice(reader.words.payload.shape())
+        _split(m, reader.words, depthwise, lines.i, reduce.words)
+        connect(m, lines.o, depthwise_mac.words)
         results = stream.Signature(Reduced(config)).create()
         _split(m, reduce.result, deciding, decide.result, results)
         _join(m, depthwise, depthwise_mac.result, results, post_process.result, shared=("b", "divisor"))
@@ -133,10 +136,11 @@ class VectorEngine(wiring.Component):
         empty_window, failed = Signal(), Signal()
         m.d.comb += [decoder.payload.eq(command.payload), started.eq(pixels.start | dilate.start | combine.start)]
         m.d.sync += [
-            working.eq(started | items.o.valid | Cat(step.busy for step in (
+            working.eq(started | items.o.valid | lines.o.valid | Cat(step.busy for step in (
                 pixels, windows, taps, depthwise_walk, reader, reduce, depthwise_mac, post_process, decide, dilate,
                 combine)).any()),
             empty_window.eq(windows.empty_window),
+            command.ready.eq(0),  # from a register: the sequencer is far away
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -169,9 +173,9 @@ class VectorEngine(wiring.Component):
                 with m.Elif(~working):
                     m.next = "COUNTED"
             with m.State("COUNTED"):
+                m.d.sync += command.ready.eq(1)
                 m.next = "COMPLETE"
             with m.State("COMPLETE"):
-                m.d.comb += command.ready.eq(1)
                 m.next = "IDLE"
             with m.State("FAILED"):
                 m.d.comb += failed.eq(1)

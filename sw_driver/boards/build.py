@@ -18,6 +18,7 @@ from sw_driver.boards.carry_constants import fold_constants
 from sw_driver.boards.floorplan import HARD, floorplan, netlist_of_sites, sites_of
 from sw_driver.boards.global_nets import promote
 from sw_driver.boards.hard_registers import absorb
+from sw_driver.boards.refine import refine
 from sw_driver.boards.synthesis import TOP, script
 from sw_driver.boards.timing import (
     cells_by_block,
@@ -132,15 +133,26 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     blocks = cells_by_block(netlist, TOP, board.family)
     del netlist
 
-    log, timing = directory / f"{TOP}.nextpnr.log", directory / f"{TOP}.timing.json"
-    timing.unlink(missing_ok=True)
-    log.unlink(missing_ok=True)
-    command = [*router.command, *board.place_and_route, "--json", f"{TOP}.json", *files, "--seed", SEED, "--quiet",
-               "--log", log.name, "--report", timing.name, "--detailed-timing-report", "--timing-allow-fail"]
+    place_log, log, timing = (directory / f"{TOP}.{name}" for name in ("place.log", "nextpnr.log", "timing.json"))
+    for file in (place_log, log, timing):
+        file.unlink(missing_ok=True)
+    command = [*router.command, *board.place_and_route, *files, "--seed", SEED, "--quiet", "--timing-allow-fail"]
+    reports = ["--log", log.name, "--report", timing.name, "--detailed-timing-report"]
     try:
-        step("place and route", router.name, command, directory)
+        if board.family == "ecp5":
+            placed_file = directory / f"{TOP}.placed.json"
+            step("place", router.name, [*command, "--json", f"{TOP}.json", "--no-route", "--write", placed_file.name,
+                                        "--log", place_log.name], directory)
+            started = time.monotonic()
+            before, after = _refine(placed_file)
+            say(f"longest path as nextpnr predicts wires: {before:.1f} ns; {after:.1f} ns after cells have moved")
+            seconds["refine"] = round(time.monotonic() - started, 1)
+            step("route", router.name, [*command, "--json", placed_file.name, "--no-pack", "--no-place", *reports],
+                 directory)
+        else:
+            step("place and route", router.name, [*command, "--json", f"{TOP}.json", *reports], directory)
     except ToolError as error:
-        said = log.read_text() if log.exists() else ""
+        said = next((file.read_text() for file in (place_log, log) if file.exists()), "")
         used, placed = resources(said, board.family), placed_clocks(said)
         lacking = overfull(used)
         report = report_of(board, seconds, versions, used, blocks, None, fits=not lacking, placed=placed)
@@ -158,6 +170,15 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
                        json.loads(timing.read_text()))
     report["bitstream"] = {"file": bitstream, "bytes": (directory / bitstream).stat().st_size}
     return report
+
+
+def _refine(placed: Path) -> tuple[float, float]:
+    """Move cells of a placed netlist; the longest path before and after, in ns."""
+    netlist = json.loads(placed.read_text())
+    (module,) = netlist["modules"].values()
+    lengths = refine(module)
+    placed.write_text(json.dumps(netlist))
+    return lengths
 
 
 def _sites(router: Tool, board: Board, directory: Path, limit_s: float) -> dict[str, list[str]]:
