@@ -34,7 +34,8 @@ class WeightMemory(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.words = words = self.words
-        wiring.connect(m, wiring.flipped(self.write), words.write)
+        # From registers, as the memory lies all over the device.
+        m.d.sync += [getattr(words.write, name).eq(getattr(self.write, name)) for name in ("enable", "address", "data")]
         word = Signal(words.data_bits, reset_less=True)
         m.d.sync += word.eq(words.read_0.data)
         m.d.comb += [

@@ -307,7 +307,7 @@ class ActivationFetch(wiring.Component):
 
         credits_back = Signal(rows)
         m.d.comb += self.idle.eq(
-            credits_back.all() & ~(self.wave.valid | wave_valid | busy_1 | busy_2 | aside_valid | Cat(waits).any()))
+            credits_back.all() & ~(wave_valid | busy_1 | busy_2 | aside_valid | Cat(waits).any()))
         for row in range(rows):
             credit = Signal(range(config.activation_fifo + 1), init=config.activation_fifo, name=f"credit_{row}")
             sent = Signal(name=f"sent_{row}")

@@ -77,13 +77,13 @@ class TileLoader(wiring.Component):
         tags = {"last_block": 1, "wave_last": 1, "group_last": 1}
         item = data.StructLayout({"map": lanes, "words_last": (lanes // 2 - 1).bit_length(), "stored": 1,
                                   "target": rows, **tags})
-        ahead_depth, reads_under_way = 8, 3
+        ahead_depth, reads_under_way = 8, 4  # one that the level in the register does not know of yet
         m.submodules.ahead = ahead = SyncFIFOBuffered(width=item.size, depth=ahead_depth)
         map_at = Signal(map_bits)
         group_map = Signal(map_bits)
         step = Signal(24, init=1)  # from 1 on
         block = Signal(block_bits)
-        reading = Signal()
+        reading, has_space = Signal(), Signal()
         read_layout = data.StructLayout({"valid": 1, "lane": entry_bits, "block": block_bits, **tags})
         read_1, read_2, read_3 = (Signal(read_layout, name=f"read_{i}") for i in (1, 2, 3))
         entry_2, map_3 = Signal(64, reset_less=True), Signal(lanes, reset_less=True)
@@ -92,12 +92,13 @@ class TileLoader(wiring.Component):
         next_map = Signal(map_bits)
         m.d.comb += [
             block_end.eq(block == last_block),
-            reading.eq(wave_valid & (ahead.w_level < ahead_depth - reads_under_way)),
+            reading.eq(wave_valid & has_space),
             self.maps.address.eq(map_at[entry_bits:]),
             next_map.eq(map_at + 1),
         ]
         m.d.sync += [
             before_last.eq(self.steps - 1),
+            has_space.eq(ahead.w_level < ahead_depth - reads_under_way),
             read_1.valid.eq(reading),
             read_1.lane.eq(map_at[:entry_bits]),
             read_1.block.eq(block),
@@ -191,7 +192,7 @@ class TileLoader(wiring.Component):
             self.tile.eq(sent),
             self.tile.data.eq(self.weights.data),
             self.tile_valid.eq(sent_rows),
-            self.idle.eq(~(self.wave.valid | wave_valid | read_1.valid | read_2.valid | read_3.valid
+            self.idle.eq(~(wave_valid | read_1.valid | read_2.valid | read_3.valid
                            | (ahead.level != 0) | send_rows.any() | sent_rows.any())),
         ]
         return m

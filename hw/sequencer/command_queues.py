@@ -74,8 +74,11 @@ class CommandQueues(wiring.Component):
         for e in Engine:
             used = Signal(range(depth + 1), name=f"used_{e.name.lower()}")
             m.d.sync += used.eq(used + written[e] - freed[e])
-            # The dispatcher looks at the room when it starts a command; the one before has been counted by then.
-            m.d.comb += [stored[e].eq(used != 0), self.room[e].eq(used != depth)]
+            # The dispatcher looks at the room when it starts a command. By then the one before has been counted: behind
+            # its last beat that is written there are others.
+            assert meaningful_beats(e) + 2 < COMMAND_BEATS
+            m.d.comb += stored[e].eq(used != 0)
+            m.d.sync += self.room[e].eq(used != depth)
             if slot_bits:
                 m.d.sync += [write_slot[e].eq(write_slot[e] + written[e]), read_slot[e].eq(read_slot[e] + freed[e])]
         m.d.comb += [
