@@ -2,8 +2,8 @@
 
 nextpnr's static placer looks at the length of wires, hardly at time. A LUT between nets with many users costs it
 nothing wherever it lies inside their bounding boxes, so that a path of three LUTs crosses the FPGA three times. Here,
-between placement and routing, each cell on a long path is offered the free places around the weighted median of what it
-is connected to, the weight being how long the longest path through the connection is.
+between placement and routing, each cell is offered the free places around the weighted median of what it is connected
+to, the weight being how long the longest path through the connection is. The others save wire: 3% on `medium`.
 
 Delays are those that nextpnr predicts for a placed design: 120 ps for a tile, more for the first. Places are legal by
 rules stricter than nextpnr's: a tile with LUT RAM takes nothing, a slice with carries or a wide multiplexer no LUT; the
@@ -32,12 +32,12 @@ _NS_PER_TILE = 0.12
 _WIRE_COST = 0.02
 #: How fast a path's cost falls where it is shorter than the longest.
 _SHARPNESS = 10
+#: Rounds end when fewer than this part of the cells have moved.
+_FEW = 0.001
 #: What a move must save.
 _LEAST_GAIN = 1e-3
-#: Connections whose longest path is shorter than this part of the longest move nothing.
-_LEAST = 0.6
 #: How far around the median places are looked for, in tiles; users up to which a net's length counts; rounds.
-_RADIUS, _MOST_USERS, ROUNDS = 6, 40, 30
+_RADIUS, _MOST_USERS, ROUNDS = 6, 40, 6
 
 
 class Placement:
@@ -368,13 +368,11 @@ def refine(module: dict[str, Any], rounds: int = ROUNDS,
     for number in range(rounds):
         moves = _Moves(placement, slots)
         critical = moves.longest / moves.worst
-        order = np.argsort(-critical)
-        order = order[critical[order] > _LEAST]
-        turn = dict.fromkeys(unit_of[cell] for edge in order
+        turn = dict.fromkeys(unit_of[cell] for edge in np.argsort(-critical)
                              for cell in (int(placement.driver[edge]), int(placement.sink[edge])) if cell in unit_of)
         moved = sum(moves.improve(units[i]) for i in turn)
         if say:
             say(f"round {number}: {moves.worst:.2f} ns, {moved:,} of {len(turn):,} cells moved")
-        if not moved:
+        if moved < _FEW * len(units):
             break
     return before, float(placement.time()[2].max())
