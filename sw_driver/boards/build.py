@@ -16,7 +16,7 @@ from hw.boards.catalogue import Board
 from hw.contract.config import preset
 from sw_driver.boards.carry_constants import fold_constants
 from sw_driver.boards.floorplan import HARD, floorplan, netlist_of_sites, sites_of
-from sw_driver.boards.global_nets import promote
+from sw_driver.boards.global_nets import promote, roots_of
 from sw_driver.boards.hard_registers import absorb
 from sw_driver.boards.refine import refine
 from sw_driver.boards.synthesis import TOP, script
@@ -122,7 +122,7 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
         module = netlist["modules"][TOP]
         say(f"{absorb(module):,} flip-flops moved into multipliers and block RAMs")
         say(f"{fold_constants(module):,} constants moved into carry cells")
-        promoted = promote(module)
+        promoted = promote(module, roots_of(board.part))
         say(f"{len(promoted)} enables and resets with {sum(promoted.values()):,} users moved to global nets")
         started = time.monotonic()
         sites = _sites(router, board, directory, limit_s)

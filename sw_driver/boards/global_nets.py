@@ -11,11 +11,16 @@ does not have. What else uses such a net (a LUT's input) stays on the fabric.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-#: Nets that move at most. nextpnr takes roots at the FPGA's upper side first, which four wires of the fabric reach, one
-#: of them perhaps the clock's: with all four taken, a board whose clock comes from a pin can't be routed.
-GLOBAL_NETS = 3
+#: Sites of DCCAs, as nextpnr names them, at the right and lower side of an FPGA: four wires of the fabric reach the
+#: roots of a side. Where nextpnr finds sites itself, it takes the upper side first, where clocks come from, and with a
+#: clock from a pin one way was missing. One of the eight global nets that reach enables is left for the clock.
+ROOTS = {
+    "LFE5U-45F": (*(f"X87/Y34/RDCC{i}" for i in range(4)), *(f"X40/Y71/BDCC{i}" for i in range(3))),
+    "LFE5U-85F": (*(f"X123/Y46/RDCC{i}" for i in range(4)), *(f"X67/Y95/BDCC{i}" for i in range(3))),
+}
 
 #: A net with fewer users than this stays on the fabric.
 FEWEST_USERS = 400
@@ -23,10 +28,15 @@ FEWEST_USERS = 400
 _CONTROLS = ("CE", "LSR")
 
 
-def promote(module: dict[str, Any], nets: int = GLOBAL_NETS, fewest: int = FEWEST_USERS) -> dict[int, int]:
+def roots_of(part: str) -> tuple[str, ...]:
+    """Where the roots of global nets are in `part`; none where that is not known, so that no net moves."""
+    return next((roots for name, roots in ROOTS.items() if part.startswith(name)), ())
+
+
+def promote(module: dict[str, Any], roots: Sequence[str], fewest: int = FEWEST_USERS) -> dict[int, int]:
     """Drive enables and resets of `module`, flat and mapped to ECP5 cells as Yosys's JSON has it, through DCCAs.
 
-    Returns the users that moved, by net. The widest nets come first.
+    Returns the users that moved, by net: the widest nets, as many as there are roots.
     """
     cells = module["cells"]
     users: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -44,11 +54,11 @@ def promote(module: dict[str, Any], nets: int = GLOBAL_NETS, fewest: int = FEWES
                 elif cell["type"] == "TRELLIS_FF" and port in _CONTROLS:
                     users[bit].append((name, port))
     widest = sorted((net for net in users if drivers.get(net) == "TRELLIS_FF" and len(users[net]) >= fewest),
-                    key=lambda net: (-len(users[net]), net))[:nets]
-    for net in widest:
+                    key=lambda net: (-len(users[net]), net))[:len(roots)]
+    for net, root in zip(widest, roots, strict=False):
         last_net += 1
         cells[f"$global${net}"] = {
-            "hide_name": 1, "type": "DCCA", "parameters": {}, "attributes": {},
+            "hide_name": 1, "type": "DCCA", "parameters": {}, "attributes": {"BEL": root},
             "port_directions": {"CLKI": "input", "CLKO": "output"},
             "connections": {"CLKI": [net], "CLKO": [last_net]},
         }

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from hw.boards.catalogue import BOARDS
 from sw_driver.boards.carry_constants import fold_constants
-from sw_driver.boards.global_nets import promote
+from sw_driver.boards.global_nets import promote, roots_of
 from sw_driver.boards.synthesis import blocks, script
 
 
@@ -88,7 +89,7 @@ def _netlist() -> dict[str, Any]:
 
 def test_wide_nets_of_registers_are_promoted_and_nothing_else() -> None:
     module = _netlist()
-    assert promote(module, fewest=20) == {4: 30, 2: 20}
+    assert promote(module, ["A", "B", "C"], fewest=20) == {4: 30, 2: 20}
     cells = module["cells"]
     roots = {cell["connections"]["CLKI"][0]: cell["connections"]["CLKO"][0] for cell in cells.values()
              if cell["type"] == "DCCA"}
@@ -104,8 +105,17 @@ def test_wide_nets_of_registers_are_promoted_and_nothing_else() -> None:
 
 def test_the_widest_nets_have_the_global_nets_that_there_are() -> None:
     module = _netlist()
-    assert promote(module, nets=1, fewest=1) == {4: 30}
-    assert promote(_netlist(), fewest=21) == {4: 30}
+    assert promote(module, ["A"], fewest=1) == {4: 30}
+    assert [cell["attributes"] for cell in module["cells"].values() if cell["type"] == "DCCA"] == [{"BEL": "A"}]
+    assert promote(_netlist(), ["A", "B"], fewest=21) == {4: 30}
+    assert promote(_netlist(), [], fewest=1) == {}
+
+
+def test_boards_on_an_ecp5_have_roots() -> None:
+    for board in BOARDS.values():
+        if board.family == "ecp5":
+            assert len(set(roots_of(board.part))) == 7
+    assert roots_of("LFE5U-25F-6") == ()
 
 
 # ---- the script ------------------------------------------------------------------------------------------
