@@ -34,6 +34,8 @@ _WIRE_COST = 0.02
 _SHARPNESS = 10
 #: Rounds end when fewer than this part of the cells have moved.
 _FEW = 0.001
+#: With how many others a cell tries to change places.
+_SWAPS = 4
 #: What a move must save.
 _LEAST_GAIN = 1e-3
 #: How far around the median places are looked for, in tiles; users up to which a net's length counts; rounds.
@@ -190,6 +192,7 @@ class Slots:
                 self.at[number] = tile, kind, slot
             if cell["type"] == _LUT_RAM or cell["parameters"].get("MODE") in ("DPRAM", "RAMW_BLOCK"):
                 self.closed.add(tile)
+        self.unit_of: dict[int, list[int]] = {}
         self.plain = [self._has_only(cell, "ABCDF") for cell in placement.cells]
         self.wide = [self._has_only(cell, ("A", "B", "C", "D", "M", "F", "F1", "OFX")) for cell in placement.cells]
         self.reset, self.control = {}, {}
@@ -264,6 +267,31 @@ class Slots:
         first = self.at[unit[0]][2]
         return [(cell, (self.at[cell][1], self.at[cell][2] ^ first ^ slot)) for cell in unit]
 
+    def kind_of(self, unit: list[int]) -> tuple[Any, ...]:
+        """Units of a kind are legal in each other's places."""
+        return (self._is_multiplexer(unit[0]), *((self.at[cell][1], self.reset.get(cell), self.control.get(cell))
+                                                 for cell in unit))
+
+    def like(self, unit: list[int], tile: tuple[int, int]) -> list[int] | None:
+        """A unit of `tile` that can change places with `unit`."""
+        if self._is_multiplexer(unit[0]):
+            return None
+        wanted = self.kind_of(unit)
+        for cell in self.held.get(tile, {}).values():
+            other = self.unit_of.get(cell)
+            if other is not None and other is not unit and self.kind_of(other) == wanted:
+                return other
+        return None
+
+    def swap(self, unit: list[int], other: list[int]) -> None:
+        for a, b in zip(unit, other, strict=True):
+            self.at[a], self.at[b] = self.at[b], self.at[a]
+            for cell in (a, b):
+                tile, kind, slot = self.at[cell]
+                self.held[tile][kind, slot] = cell
+                self.placement.x[cell], self.placement.y[cell] = tile
+                self.placement.cells[cell]["attributes"]["NEXTPNR_BEL"] = _name(tile, kind, slot)
+
     def move(self, unit: list[int], tile: tuple[int, int], slot: int) -> None:
         places = self._places(unit, slot)
         for cell in unit:
@@ -273,8 +301,11 @@ class Slots:
             self.held[tile][kind, new] = cell
             self.at[cell] = tile, kind, new
             self.placement.x[cell], self.placement.y[cell] = tile
-            self.placement.cells[cell]["attributes"]["NEXTPNR_BEL"] = (
-                f"X{tile[0]}/Y{tile[1]}/SLICE{'ABCD'[new // 2]}.{kind}{new % 2}")
+            self.placement.cells[cell]["attributes"]["NEXTPNR_BEL"] = _name(tile, kind, new)
+
+
+def _name(tile: tuple[int, int], kind: str, slot: int) -> str:
+    return f"X{tile[0]}/Y{tile[1]}/SLICE{'ABCD'[slot // 2]}.{kind}{slot % 2}"
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> int:
@@ -327,7 +358,8 @@ class _Moves:
         return cost
 
     def improve(self, unit: list[int]) -> bool:
-        """Move `unit` to the best place around the median of what it is connected to, if that is better."""
+        """Move `unit` to the best place around the median of what it is connected to, if that is better; where none is
+        free, change places with its like."""
         placement, slots = self.placement, self.slots
         edges = [edge for cell in unit for edge in (*placement.into[cell], *placement.out_of[cell])]
         others = np.array([placement.driver[edge] if placement.driver[edge] not in unit else placement.sink[edge]
@@ -343,6 +375,7 @@ class _Moves:
         cy = np.concatenate([np.tile(middle[1] + near, len(near)), (here[1] + way * (middle[1] - here[1])).astype(int),
                              [here[1]]])
         cost = self.cost(unit, cx, cy)
+        trials = _SWAPS
         for i in np.argsort(cost, kind="stable"):
             if cost[i] > cost[-1] - _LEAST_GAIN:
                 return False
@@ -350,6 +383,14 @@ class _Moves:
             slot = slots.slot_for(unit, tile)
             if slot is not None:
                 slots.move(unit, tile, slot)
+                return True
+            other = slots.like(unit, tile) if trials else None
+            if other is None:
+                continue
+            trials -= 1
+            there, back = self.cost(other, np.array([tile[0], here[0]]), np.array([tile[1], here[1]]))
+            if cost[i] + back < cost[-1] + there - _LEAST_GAIN:
+                slots.swap(unit, other)
                 return True
         return False
 
@@ -364,6 +405,7 @@ def refine(module: dict[str, Any], rounds: int = ROUNDS,
     slots = Slots(placement)
     units = slots.units()
     unit_of = {cell: i for i, unit in enumerate(units) for cell in unit}
+    slots.unit_of = {cell: unit for unit in units for cell in unit}
     before = float(placement.time()[2].max())
     for number in range(rounds):
         moves = _Moves(placement, slots)

@@ -83,8 +83,8 @@ NEIGHBOURS = {
                 _lut("X{x}/Y{y}/SLICED.K0", A=101, F=100)],
     "another enable": [_flip_flop(f"X{{x}}/Y{{y}}/SLICE{s}.FF0", Q=102 + i, CE=52, M=101)
                        for i, s in enumerate("ABCD")],
-    "full": [_flip_flop(f"X{{x}}/Y{{y}}/SLICE{s}.FF{k}", Q=110 + 2 * i + k, M=101)
-             for i, s in enumerate("ABCD") for k in range(2)],
+    "full of others": [_flip_flop(f"X{{x}}/Y{{y}}/SLICE{s}.FF{k}", Q=110 + 2 * i + k, CE=52, M=101)
+                       for i, s in enumerate("ABCD") for k in range(2)],
     "carries": [_cell("TRELLIS_COMB", f"X{{x}}/Y{{y}}/SLICE{s}.K{k}", "F", {"MODE": "CCU2"}, A=101, F=130 + 2 * i + k)
                 for i, s in enumerate("ABCD") for k in range(2)],
 }
@@ -106,6 +106,24 @@ def test_places_that_are_taken_or_illegal_are_left(what: str | None) -> None:
                 cells[f"{x} {y} {i}"] = cell
     refine({"cells": cells})
     assert (_place(cells["moves"]) == (80, 10)) == (what is not None)
+
+
+def test_where_all_is_full_cells_change_places() -> None:
+    """Two LUTs, each at the other's end of the FPGA; all places between them are taken by flip-flops' LUTs."""
+    cells: dict[str, Any] = {}
+    for i, x in enumerate((10, 60)):
+        cells[f"from{i}"] = _cell("MULT18X18D", f"X{x}/Y9/MULT", "P0", P0=1 + i, A0=11 + i)
+        cells[f"lut{i}"] = _lut(f"X{70 - x}/Y10/SLICEA.K0", A=1 + i, F=11 + i)
+    for tile in range(5, 70):
+        for s in "ABCD":
+            for k in range(2):
+                if (tile, s, k) not in ((10, "A", 0), (60, "A", 0)):
+                    place, net = f"X{tile}/Y10/SLICE{s}.", 100 + 8 * tile + 2 * "ABCD".index(s) + k
+                    cells[f"{place}K{k}"] = _lut(f"{place}K{k}", F=net)
+                    cells[f"{place}FF{k}"] = _flip_flop(f"{place}FF{k}", DI=net, Q=1000 + net)
+    before, after = refine({"cells": cells})
+    assert [_place(cells[f"lut{i}"]) for i in range(2)] == [(10, 10), (60, 10)]
+    assert after < before / 3
 
 
 def _random_netlist(rng: np.random.Generator) -> dict[str, Any]:
