@@ -177,6 +177,11 @@ def _refine(placed: Path) -> tuple[float, float]:
     netlist = json.loads(placed.read_text())
     (module,) = netlist["modules"].values()
     lengths = refine(module)
+    # nextpnr does not read ports back that nothing is connected to, and then leaves them open where it ties those of
+    # multipliers and block RAMs to a constant in the bitstream.
+    for cell in module["cells"].values():
+        for port, bits in cell["connections"].items():
+            cell["connections"][port] = bits or ["x"]
     placed.write_text(json.dumps(netlist))
     return lengths
 

@@ -39,7 +39,7 @@ _SWAPS = 4
 #: What a move must save.
 _LEAST_GAIN = 1e-3
 #: How far around the median places are looked for, in tiles; users up to which a net's length counts; rounds.
-_RADIUS, _MOST_USERS, ROUNDS = 6, 40, 6
+_RADIUS, _MOST_USERS, ROUNDS = 6, 40, 4
 
 
 class Placement:

@@ -52,12 +52,14 @@ def script(family: str, rtlil: str) -> str:
     if family != "ecp5":
         raise ValueError(f"there is no script for the family {family!r}; the families are ecp5, ice40")
     keep = "".join(f"setattr -mod -set keep_hierarchy 1 \\{name}\n" for name in blocks(rtlil))
+    # With the family's cells read before anything is cleaned up: some have no outputs, and are to be kept.
     return _READ + keep + f"""\
+{_ECP5} -run begin:coarse
 flatten
 opt_hier
 opt_clean
 opt_hier
-{_ECP5} -run begin:map_luts
+{_ECP5} -run coarse:map_luts
 check -latchonly -assert
 abc9 -W {WIRE_PS} -D {PATH_PS}
 clean
