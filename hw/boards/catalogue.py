@@ -69,11 +69,11 @@ _ULX3S = ("--package", "CABGA381", "--speed", "6")
 #: By name, in the order of the documentation.
 BOARDS = MappingProxyType({board.name: board for board in (
     Board("ulx3s-85f", "Radiona ULX3S 85F", "medium", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "LFE5U-85F-6", "ecp5",
-          ("--85k", *_ULX3S), 25_000_000, 80_000_000, 32 * _KIB, flash=_ULX3S_FLASH),
+          ("--router", "router2", "--85k", *_ULX3S), 25_000_000, 80_000_000, 32 * _KIB, flash=_ULX3S_FLASH),
     Board("ulx3s-85f-small", "Radiona ULX3S 85F", "small", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "LFE5U-85F-6",
-          "ecp5", ("--85k", *_ULX3S), 25_000_000, 25_000_000, 128 * _KIB, flash=_ULX3S_FLASH),
+          "ecp5", ("--router", "router2", "--85k", *_ULX3S), 25_000_000, 25_000_000, 128 * _KIB, flash=_ULX3S_FLASH),
     Board("ulx3s-45f", "Radiona ULX3S 45F", "nano", "amaranth_boards.ulx3s:ULX3S_45F_Platform", "LFE5U-45F-6", "ecp5",
-          ("--45k", *_ULX3S), 25_000_000, 25_000_000, 64 * _KIB, flash=_ULX3S_FLASH),
+          ("--router", "router1", "--45k", *_ULX3S), 25_000_000, 25_000_000, 64 * _KIB, flash=_ULX3S_FLASH),
     Board("icebreaker", "1BitSquared iCEBreaker", "nano", "amaranth_boards.icebreaker:ICEBreakerPlatform",
           "iCE40UP5K-SG48", "ice40", ("--up5k", "--package", "sg48"), 12_000_000, 18_000_000, 4 * _KIB,
           flash=Flash("spi_flash_1x", 1 << 20, 4 << 20)),

@@ -49,10 +49,9 @@ LIMIT_VARIABLE = "LACUNA_STEP_LIMIT"
 SEED = "1"
 
 _PLACE_AND_ROUTE: dict[str, tuple[Tool, tuple[str, ...]]] = {
-    # The static placer takes half of HeAP's time or less, and a quarter less wire. router2 comes to an end on `medium`
-    # and `small`, after 50 to 100 rounds, where router1 goes round in circles.
-    "ecp5": (NEXTPNR_ECP5, ("--placer", "static", "--router", "router2", "--lpf", f"{TOP}.lpf",
-                            "--textcfg", f"{TOP}.config")),
+    # The static placer takes half of HeAP's time or less, and a quarter less wire. The catalogue says which router:
+    # where there is room router1's wires are faster; router2 comes to an end on the ULX3S-85F, where router1 does not.
+    "ecp5": (NEXTPNR_ECP5, ("--placer", "static", "--lpf", f"{TOP}.lpf", "--textcfg", f"{TOP}.config")),
     "ice40": (NEXTPNR_ICE40, ("--pcf", f"{TOP}.pcf", "--asc", f"{TOP}.asc")),
 }
 
@@ -144,7 +143,7 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
             step("place", router.name, [*command, "--json", f"{TOP}.json", "--no-route", "--write", placed_file.name,
                                         "--log", place_log.name], directory)
             started = time.monotonic()
-            before, after = _refine(placed_file)
+            before, after = _refine(placed_file, board.clock_hz)
             say(f"longest path as nextpnr predicts wires: {before:.1f} ns; {after:.1f} ns after cells have moved")
             seconds["refine"] = round(time.monotonic() - started, 1)
             step("route", router.name, [*command, "--json", placed_file.name, "--no-pack", "--no-place", *reports],
@@ -172,11 +171,13 @@ def build(board: Board, directory: Path, say: Callable[[str], None] = print) -> 
     return report
 
 
-def _refine(placed: Path) -> tuple[float, float]:
+def _refine(placed: Path, clock_hz: float) -> tuple[float, float]:
     """Move cells of a placed netlist; the longest path before and after, in ns."""
     netlist = json.loads(placed.read_text())
     (module,) = netlist["modules"].values()
     lengths = refine(module)
+    # Clock constraints do not come back; what is asked where there is none does.
+    module.setdefault("settings", {})["target_freq"] = f"{clock_hz:.6f}"
     # nextpnr does not read ports back that nothing is connected to, and then leaves them open where it ties those of
     # multipliers and block RAMs to a constant in the bitstream.
     for cell in module["cells"].values():
