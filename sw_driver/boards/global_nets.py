@@ -16,10 +16,11 @@ from typing import Any
 
 #: Sites of DCCAs, as nextpnr names them, at the right and lower side of an FPGA: four wires of the fabric reach the
 #: roots of a side. Where nextpnr finds sites itself, it takes the upper side first, where clocks come from, and with a
-#: clock from a pin one way was missing. One of the eight global nets that reach enables is left for the clock.
+#: clock from a pin one way was missing. At most seven: one of the eight global nets that reach enables is the clock's.
 ROOTS = {
     "LFE5U-45F": (*(f"X87/Y34/RDCC{i}" for i in range(4)), *(f"X40/Y71/BDCC{i}" for i in range(3))),
-    "LFE5U-85F": (*(f"X123/Y46/RDCC{i}" for i in range(4)), *(f"X67/Y95/BDCC{i}" for i in range(3))),
+    # Not at the lower side: ecppack (nextpnr 0.11.1) does not know all the ways to it that nextpnr takes.
+    "LFE5U-85F": tuple(f"X123/Y46/RDCC{i}" for i in range(4)),
 }
 
 #: A net with fewer users than this stays on the fabric.
