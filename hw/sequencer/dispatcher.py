@@ -65,8 +65,18 @@ class Dispatcher(wiring.Component):
         beat = Signal(self.config.axi_data_bits)
         take = Signal()
         m.d.comb += self.beats.ready.eq(~beat_valid | take)
+        # Of the beat at hand, known as it comes, as much hangs on it.
+        opcode = Signal(8)
+        known, is_end, is_begin = Signal(), Signal(), Signal()
+        target = Signal(2)
+        m.d.comb += opcode.eq(data.View(HEADER_LAYOUT, self.beats.payload).opcode)
         with m.If(self.beats.ready):
-            m.d.sync += [beat_valid.eq(self.beats.valid), beat.eq(self.beats.payload)]
+            m.d.sync += [beat_valid.eq(self.beats.valid), beat.eq(self.beats.payload), known.eq(0),
+                         is_end.eq(opcode == Opcode.END), is_begin.eq(opcode == Opcode.BEGIN)]
+            with m.Switch(opcode):
+                for code, engine in ENGINE_OF.items():
+                    with m.Case(code):
+                        m.d.sync += [known.eq(1), target.eq(engine)]
 
         position = Signal(range(COMMAND_BEATS))
         is_last, next_is_last = Signal(), Signal()
@@ -78,17 +88,6 @@ class Dispatcher(wiring.Component):
             m.d.sync += position.eq(position + 1)
             with m.If(position == COMMAND_BEATS - 1):
                 m.d.sync += [self.index.eq(next_index), next_index.eq(after_next), is_last.eq(next_is_last)]
-
-        # Of the opcode in the beat at hand, known a cycle later.
-        opcode = Signal(8)
-        known, is_end = Signal(), Signal()
-        target = Signal(2)
-        m.d.comb += opcode.eq(data.View(HEADER_LAYOUT, beat).opcode)
-        m.d.sync += [known.eq(0), is_end.eq(opcode == Opcode.END)]
-        with m.Switch(opcode):
-            for code, engine in ENGINE_OF.items():
-                with m.Case(code):
-                    m.d.sync += [known.eq(1), target.eq(engine)]
 
         def fail(code):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(code)]
@@ -114,7 +113,7 @@ class Dispatcher(wiring.Component):
                 with m.If(beat_valid):
                     with m.Switch(position):
                         with m.Case(0):
-                            with m.If(opcode != Opcode.BEGIN):
+                            with m.If(~is_begin):
                                 fail(Error.BAD_IMAGE)
                         with m.Case(1):
                             with m.If(begin.magic != MAGIC):
@@ -136,19 +135,17 @@ class Dispatcher(wiring.Component):
                         with m.Case(COMMAND_BEATS - 1):
                             m.next = "HEADER"
             with m.State("HEADER"):
-                with m.If(beat_valid):
-                    m.next = "COMMAND"
-            with m.State("COMMAND"):
                 m.d.sync += engine.eq(target)
-                with m.If(is_end):
-                    m.d.sync += self.ended.eq(1)
-                    m.next = "HALT"
-                with m.Elif(~known | is_last):
-                    fail(Error.BAD_OPCODE)
-                with m.Elif(self.room.bit_select(target, 1)):
-                    m.d.comb += take.eq(1)
-                    m.d.sync += self.write_valid.eq(1)
-                    m.next = "BODY"
+                with m.If(beat_valid):
+                    with m.If(is_end):
+                        m.d.sync += self.ended.eq(1)
+                        m.next = "HALT"
+                    with m.Elif(~known | is_last):
+                        fail(Error.BAD_OPCODE)
+                    with m.Elif(self.room.bit_select(target, 1)):
+                        m.d.comb += take.eq(1)
+                        m.d.sync += self.write_valid.eq(1)
+                        m.next = "BODY"
             with m.State("BODY"):
                 m.d.comb += take.eq(beat_valid)
                 with m.If(beat_valid):
