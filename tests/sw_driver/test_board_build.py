@@ -30,8 +30,8 @@ NETLIST = json.loads((RECORDED / "netlist.json").read_text())
 
 def _placed_flip_flop(bel: str, data: str, **connections: int) -> dict[str, Any]:
     return {"type": "TRELLIS_FF", "parameters": {}, "attributes": {"NEXTPNR_BEL": bel},
-            "port_directions": {"Q": "output", data: "input"},
-            "connections": {port: [net] for port, net in connections.items()}}
+            "port_directions": {"Q": "output", data: "input", "CE": "input"},
+            "connections": {"CE": [], **{port: [net] for port, net in connections.items()}}}
 
 
 #: What is placed: two flip-flops, each before the other, at two ends of the FPGA.
@@ -189,6 +189,9 @@ def test_a_build_and_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert "0 enables and resets with 0 users moved to global nets" in said
     assert "longest path as nextpnr predicts wires: 12.6 ns; 1.4 ns after cells have moved" in said
     assert "2 multipliers and block RAMs have their sites" in said
+    (placed,) = json.loads((tmp_path / "out" / "board.placed.json").read_text())["modules"].values()
+    assert placed["settings"]["target_freq"] == "80000000.000000", "clock constraints are not read back"
+    assert placed["cells"]["left"]["connections"]["CE"] == ["x"], "ports that are open must be, or get no constant"
     (board,) = json.loads((tmp_path / "out" / "board.json").read_text())["modules"].values()
     sites = {cell["type"]: int(cell["attributes"]["BEL"].partition("/")[0][1:]) for cell in board["cells"].values()
              if "BEL" in cell["attributes"]}

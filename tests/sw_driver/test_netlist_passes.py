@@ -148,6 +148,9 @@ def test_blocks_are_mapped_by_themselves() -> None:
     kept = [line.rsplit("\\", 1)[1] for line in lines if "-set keep_hierarchy" in line]
     assert kept == names
     mapped, flat = (next(i for i, line in enumerate(lines) if part in line) for part in ("abc9 -W", "-unset"))
+    cells_known = next(i for i, line in enumerate(lines) if "-run begin:" in line)
+    assert cells_known < min(i for i, line in enumerate(lines) if line.startswith(("flatten", "opt"))), (
+        "cells that have no outputs are cleaned up until they are known")
     assert mapped < flat < lines.index("flatten", flat) < len(lines) - 1
     assert "keep_hierarchy" not in script("ice40", RTLIL)
     with pytest.raises(ValueError, match="gowin"):
